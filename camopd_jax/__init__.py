@@ -1,0 +1,1 @@
+"""CaMOPD, DistractionIF and ProBias in JAX: three published systems on one training loop."""

@@ -1,0 +1,100 @@
+"""One architecture on one mesh: the jitted sampler and scorer, and rollouts between host and devices."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from camopd_jax import data, packing, sampling, sharding
+from camopd_jax.models import decoder
+from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.packing import PackShape
+from camopd_jax.types import Params, Rollout
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How logits are computed, the same for sampler, scores and updates."""
+
+    temperature: float
+    logit_chunk: int  # tokens whose logits exist at a time
+
+
+class Engine:
+    """Samples and scores with any weights of one architecture.
+
+    Prompts and rollouts are NumPy arrays on the host; weights are placed once with `place`.
+    """
+
+    def __init__(self, cfg: DecoderConfig, mesh, tokenizer, shape: PackShape, numerics: Numerics):
+        if shape.rows % sharding.data_shards(mesh):
+            raise ValueError(f"micro.rows = {shape.rows} is not a multiple of the {sharding.data_shards(mesh)} data shards")
+        self.cfg, self.mesh, self.tokenizer, self.shape, self.numerics = cfg, mesh, tokenizer, shape, numerics
+        self.graph, self.shapes = decoder.split(cfg)
+        self.params_at = sharding.param_shardings(mesh, self.shapes, decoder.AXES)
+        self._rows = sharding.by_rows(mesh)
+        self._score = jax.jit(
+            functools.partial(
+                sampling.score, self.graph, temperature=numerics.temperature, chunk=numerics.logit_chunk
+            ),
+            in_shardings=(self.params_at, self._rows),
+            out_shardings=self._rows,
+        )
+
+    def place(self, params: Params) -> Params:
+        """Copy host weights onto the mesh."""
+        return jax.device_put(params, self.params_at)
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019 - one engine lives as long as the process
+    def _sampler(self, max_new_tokens: int, temperature: float):
+        return jax.jit(
+            functools.partial(
+                sampling.sample,
+                self.graph,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                stop_ids=(self.tokenizer.eos_token_id,),
+                pad_id=self.tokenizer.pad_token_id,
+            ),
+            in_shardings=(self.params_at, self._rows, self._rows, self._rows),
+            out_shardings=self._rows,
+        )
+
+    def sample(
+        self, params: Params, prompts: Sequence[np.ndarray], key: jax.Array, *, width: int, batch: int,
+        max_new_tokens: int, temperature: float,
+    ) -> Rollout:  # fmt: skip
+        """One response per prompt, in batches of `batch` rows (the last one filled up with its last prompt).
+
+        Row i draws from fold_in(key, i), whatever the batching.
+        """
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts)))
+        parts = []
+        for start in range(0, len(prompts), batch):
+            rows = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
+            tokens, mask = data.left_pad([prompts[i] for i in rows], width, self.tokenizer.pad_token_id)
+            out = self._sampler(max_new_tokens, temperature)(params, tokens, mask, keys[rows])
+            real = min(batch, len(prompts) - start)
+            response, response_mask, logp = (np.asarray(x)[:real] for x in out)
+            parts.append((np.concatenate([tokens[:real], response], axis=1), mask[:real], response_mask, logp))
+        return Rollout(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+
+    def score(self, params: Params, rollout: Rollout) -> np.ndarray:
+        """log pi(y_t | h_t) [B, T] of the rollout's responses, nats; 0 outside the mask."""
+        packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape)
+        pending = [self._score(params, batch) for batch in packed.batches]
+        return packed.scatter(np.stack([np.asarray(x) for x in pending]), rollout.response_mask_BT.shape)
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        """The responses as text, without special tokens."""
+        width = rollout.prompt_mask_BP.shape[1]
+        ids = [row[width:][mask] for row, mask in zip(rollout.tokens_BL, rollout.response_mask_BT, strict=True)]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def ended(self, rollout: Rollout) -> np.ndarray:
+        """[B], True where the response ends in the end-of-turn token rather than at the length limit."""
+        width = rollout.prompt_mask_BP.shape[1]
+        last = rollout.response_mask_BT.sum(axis=1) - 1
+        return rollout.tokens_BL[np.arange(len(last)), width + last] == self.tokenizer.eos_token_id

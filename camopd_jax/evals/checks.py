@@ -1,0 +1,248 @@
+"""Programmatic checks of an answer's content and form, for the offline instruction-following task.
+
+A check is a pure function of the answer and of the arguments that the prompt file gives. Surrounding whitespace
+never matters, words match whole and without regard to case, and an empty answer passes no check.
+"""
+
+import json
+import re
+from collections.abc import Callable
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_BULLET = re.compile(r"[-*+•–]\s+\S")
+_NUMBERED = re.compile(r"(\d+)[.)]\s+\S")
+_MARKER = re.compile(r"^(?:[-*+•–]|\d+[.)])\s+")
+# The point of a title, an initial or "e.g." ends no sentence, so it is removed before sentences are counted.
+_ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Mt|vs|[A-Za-z])\.")
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?:\s+|$)")
+# A digit glued to a letter, as in a code such as B12.3, is no number of its own.
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
+_FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
+_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_QUOTES = "\"'“”‘’"
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _count(text: str, phrase: str) -> int:
+    inner = r"\s+".join(re.escape(part) for part in phrase.split())
+    return len(re.findall(rf"(?<!\w){inner}(?!\w)", text, re.IGNORECASE))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _sentences(text: str) -> list[str]:
+    parts = []
+    for line in _lines(text):
+        parts += _SENTENCE_END.split(_ABBREVIATION.sub(r"\1", _MARKER.sub("", line)))
+    return [part for part in parts if _words(part)]
+
+
+def mentions_any(text: str, words: list) -> bool:
+    """At least one of the words or phrases occurs."""
+    return any(_count(text, word) for word in words)
+
+
+def mentions_all(text: str, words: list) -> bool:
+    """Every one of the words or phrases occurs."""
+    return all(_count(text, word) for word in words)
+
+
+def avoids(text: str, words: list) -> bool:
+    """None of the words or phrases occurs."""
+    return bool(_words(text)) and not mentions_any(text, words)
+
+
+def repeats(text: str, word: str, n: int) -> bool:
+    """The word occurs at least n times."""
+    return _count(text, word) >= n
+
+
+def min_words(text: str, n: int) -> bool:
+    """The answer has at least n words."""
+    return len(_words(text)) >= n
+
+
+def max_words(text: str, n: int) -> bool:
+    """The answer has at most n words."""
+    return 0 < len(_words(text)) <= n
+
+
+def words_between(text: str, low: int, high: int) -> bool:
+    """The answer has at least low and at most high words."""
+    return low <= len(_words(text)) <= high
+
+
+def max_sentences(text: str, n: int) -> bool:
+    """The answer has at most n sentences; a line break ends a sentence too."""
+    return 0 < len(_sentences(text)) <= n
+
+
+def exact_sentences(text: str, n: int) -> bool:
+    """The answer has exactly n sentences; a line break ends a sentence too."""
+    return len(_sentences(text)) == n
+
+
+def bullets(text: str, n: int) -> bool:
+    """Exactly n lines begin with a bullet mark."""
+    return sum(_BULLET.match(line) is not None for line in _lines(text)) == n
+
+
+def numbered(text: str, n: int) -> bool:
+    """The numbered lines are exactly 1 to n, in order."""
+    found = [match[1] for line in _lines(text) if (match := _NUMBERED.match(line))]
+    return found == [str(i) for i in range(1, n + 1)]
+
+
+def paragraphs(text: str, n: int) -> bool:
+    """The answer has exactly n blocks of text with blank lines between them."""
+    return sum(bool(_words(block)) for block in re.split(r"\n\s*\n", text)) == n
+
+
+def title_line(text: str) -> bool:
+    """The first line is a title (at most ten words, no list mark, no closing point or comma) with text below."""
+    lines = _lines(text)
+    if len(lines) < 2 or _MARKER.match(lines[0]):
+        return False
+    title = lines[0].strip("*#_ " + _QUOTES)
+    return 0 < len(_words(title)) <= 10 and title[-1] not in ".,;:"
+
+
+def lowercase(text: str) -> bool:
+    """The answer has letters and no capital among them."""
+    return text.islower()
+
+
+def uppercase(text: str) -> bool:
+    """The answer has letters and all of them are capitals."""
+    return text.isupper()
+
+
+def starts_with(text: str, prefix: str) -> bool:
+    """The first words are the prefix; case and an opening quote mark are ignored."""
+    opening = _words(prefix)
+    return _words(text)[: len(opening)] == opening
+
+
+def ends_with(text: str, suffix: str) -> bool:
+    """The last words are the suffix; case and closing punctuation are ignored."""
+    closing = _words(suffix)
+    return _words(text)[-len(closing) :] == closing
+
+
+def ends_question(text: str) -> bool:
+    """The last character, quote marks aside, is a question mark."""
+    return text.strip().rstrip(_QUOTES + "* ").endswith("?")
+
+
+def is_json(text: str, keys: list) -> bool:
+    """The whole answer, a code fence aside, is a JSON object with exactly these keys."""
+    body = _FENCE.sub(r"\1", text.strip())
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and set(value) == set(keys)
+
+
+def one_word(text: str, answers: list) -> bool:
+    """The whole answer, punctuation aside, is one of the accepted answers."""
+    return _words(text) in [_words(answer) for answer in answers]
+
+
+def yes_no(text: str, answer: str) -> bool:
+    """The first word is the answer, yes or no."""
+    return _words(text)[:1] == [answer]
+
+
+def number(text: str, value: int) -> bool:
+    """Some number in the answer, in digits or as a word from one to twelve, equals the value."""
+    found = [float(digits.replace(",", "")) for digits in _NUMBER.findall(text)]
+    found += [_UNITS.index(word) + 1 for word in _words(text) if word in _UNITS]
+    return value in found
+
+
+def quoted(text: str) -> bool:
+    """At least one word stands between double quote marks."""
+    return any(_words(inner) for inner in re.findall(r"[\"“]([^\"“”]+)[\"”]", text))
+
+
+def no_commas(text: str) -> bool:
+    """The answer has words and no comma."""
+    return bool(_words(text)) and "," not in text
+
+
+def comma_list(text: str, n: int) -> bool:
+    """The answer is one line of exactly n items of one to four words, parted by commas or by "and"."""
+    line = text.strip()
+    items = re.split(r",\s*(?:and\s+)?|\s+and\s+", line.rpartition(":")[2])
+    return "\n" not in line and len(items) == n and all(0 < len(_words(item)) <= 4 for item in items)
+
+
+def placeholders(text: str, n: int) -> bool:
+    """At least n blanks to fill in stand in square brackets, such as [name]."""
+    return sum(bool(_words(inner)) for inner in re.findall(r"\[([^\[\]]+)\]", text)) >= n
+
+
+def passes(text: str, checks: list[dict]) -> bool:
+    """All checks hold for the text.
+
+    Args:
+      text: the answer, decoded, without special tokens.
+      checks: objects such as {"kind": "max_words", "n": 20}: a key of CHECKS and that function's arguments.
+
+    Raises:
+      ValueError: a kind is unknown, or its arguments are missing, unknown or of a wrong type.
+    """
+    # A list, so that a faulty check is found even behind one that fails.
+    results = [_apply(text, check) for check in checks]
+    return all(results)
+
+
+def _apply(text: str, check: dict) -> bool:
+    args = {key: value for key, value in check.items() if key != "kind"}
+    kind = check.get("kind")
+    if kind not in CHECKS:
+        raise ValueError(f"check kind {kind!r} is unknown; allowed: {', '.join(sorted(CHECKS))}")
+    annotations = CHECKS[kind].__annotations__
+    expected = {name: annotations[name] for name in annotations if name not in ("text", "return")}
+    if set(args) != set(expected):
+        raise ValueError(f"check {kind!r} takes {sorted(expected)}, got {sorted(args)}")
+    wrong = {name: value for name, value in args.items() if not isinstance(value, expected[name])}
+    if wrong:
+        raise ValueError(f"check {kind!r} takes {expected}, got {wrong}")
+    return CHECKS[kind](text, **args)
+
+
+CHECKS: dict[str, Callable[..., bool]] = {
+    "mentions_any": mentions_any,
+    "mentions_all": mentions_all,
+    "avoids": avoids,
+    "repeats": repeats,
+    "min_words": min_words,
+    "max_words": max_words,
+    "words_between": words_between,
+    "max_sentences": max_sentences,
+    "exact_sentences": exact_sentences,
+    "bullets": bullets,
+    "numbered": numbered,
+    "paragraphs": paragraphs,
+    "title_line": title_line,
+    "lowercase": lowercase,
+    "uppercase": uppercase,
+    "starts_with": starts_with,
+    "ends_with": ends_with,
+    "ends_question": ends_question,
+    "is_json": is_json,
+    "one_word": one_word,
+    "yes_no": yes_no,
+    "number": number,
+    "quoted": quoted,
+    "no_commas": no_commas,
+    "comma_list": comma_list,
+    "placeholders": placeholders,
+}

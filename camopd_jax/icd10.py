@@ -1,0 +1,97 @@
+"""`builtin:icd10`: medical-coding questions that can be answered by reading, from the PyPI package simple-icd-10-cm.
+
+A question gives a clinical term (an inclusion term of an ICD-10-CM code) and a few candidate lines of code and
+title, one of which fits. Train and held-out questions share neither a three-character category nor a template.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+TRAIN_TEMPLATES = (
+    "Which code fits the term?\nTerm: {term}\n{lines}",
+    'Pick the ICD-10-CM code for "{term}".\n{lines}',
+    "{lines}\nThe note says: {term}. Which line is right?",
+    "Code this diagnosis: {term}\nCandidates:\n{lines}",
+)
+HELDOUT_TEMPLATES = (
+    'Choose the right code for the entry "{term}" from this list:\n{lines}',
+    "Candidates:\n{lines}\nA doctor wrote: {term}\nFind the code.",
+)
+ANSWER = "{title}. Code: {code}"
+HELDOUT_SHARE = 0.2  # of the three-character categories
+
+
+@dataclass(frozen=True)
+class Entry:
+    term: str
+    title: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Question:
+    text: str
+    answer: str
+    code: str
+
+
+def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Question]:
+    """Draw questions of a split, deterministically.
+
+    Raises:
+      ValueError: if split is not "train" or "heldout", or candidates is below 2.
+    """
+    if split not in ("train", "heldout"):
+        raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
+    if candidates < 2:
+        raise ValueError(f"candidates = {candidates}: at least 2 are needed")
+    entries = _entries(split)
+    templates = TRAIN_TEMPLATES if split == "train" else HELDOUT_TEMPLATES
+    rng = np.random.default_rng((seed, split == "train"))
+    order = np.concatenate([rng.permutation(len(entries)) for _ in range(-(-count // len(entries)))])
+    return [_question(entries, entries[i], templates, candidates, rng) for i in order[:count]]
+
+
+def exact_match(response: str, code: str) -> bool:
+    """True if the response ends in the fixed form `Code: X` and X is the code."""
+    found = re.search(r"Code: (\S+?)\.?\s*$", response)
+    return found is not None and found.group(1) == code
+
+
+def _question(entries, entry, templates, candidates, rng) -> Question:
+    chosen = [entry]
+    while len(chosen) < candidates:
+        other = entries[rng.integers(len(entries))]
+        # Another chapter and no word in common: the question must have one answer for a reader.
+        if other.code[0] not in {c.code[0] for c in chosen} and not _stems(other.title) & _stems(entry.term):
+            chosen.append(other)
+    lines = "\n".join(f"{chosen[i].code} {chosen[i].title}" for i in rng.permutation(candidates))
+    text = templates[rng.integers(len(templates))].format(term=entry.term, lines=lines)
+    return Question(text, ANSWER.format(title=entry.title, code=entry.code), entry.code)
+
+
+@cache
+def _entries(split: str) -> list[Entry]:
+    """Inclusion terms that share a word with their code's title, of the categories of a split."""
+    import simple_icd_10_cm as icd  # reads its tables on import
+
+    entries = []
+    codes = [c for c in icd.get_all_codes(True) if icd.is_category_or_subcategory(c)]
+    categories = sorted({c[:3] for c in codes})
+    held_out = set(np.random.default_rng(0).permutation(categories)[: int(len(categories) * HELDOUT_SHARE)].tolist())
+    for code in codes:
+        if (code[:3] in held_out) != (split == "heldout"):
+            continue
+        title = icd.get_description(code)
+        for term in icd.get_inclusion_term(code):
+            readable = "classifiable" not in term and len(term) <= 45 and len(title) <= 45
+            if readable and term.lower() != title.lower() and _stems(term) & _stems(title):
+                entries.append(Entry(term, title, code))
+    return entries
+
+
+def _stems(text: str) -> set[str]:
+    return {word[:5] for word in re.findall(r"[a-z]{4,}", text.lower())}

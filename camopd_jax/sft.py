@@ -1,0 +1,39 @@
+"""Supervised fine-tuning: the specialisation stage, which makes the domain teacher."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from camopd_jax import data, losses, packing
+from camopd_jax.packing import PackShape
+from camopd_jax.types import Experience, TrainState, Update
+
+
+def objective(logp_RS: jax.Array, update: Update) -> tuple[jax.Array, dict]:
+    """Mean negative log-likelihood of the response tokens, EOS included."""
+    loss_RS = losses.nll_token_loss(logp_RS, update.credit_RS)
+    return losses.weighted_sum(loss_RS, update.weight_RS), {"tokens": jnp.sum(update.packed.slot_mask_RS)}
+
+
+def collector(
+    prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], *, batch_size: int, seed: int, shape: PackShape,
+    pad_id: int,
+):  # fmt: skip
+    """`collect` of a System that visits (prompt, answer) pairs; each response token of a batch weighs the same."""
+
+    def collect(state: TrainState, step: int) -> Experience:
+        del state  # the data do not depend on the policy
+        chosen = data.batch_at(len(prompts), batch_size, step, seed)
+        rollout = data.given_responses([prompts[i] for i in chosen], [answers[i] for i in chosen], pad_id)
+        packed = packing.pack(rollout, range(batch_size), shape)
+        tokens = int(rollout.response_mask_BT.sum())
+        ones = np.ones(rollout.response_mask_BT.shape, np.float32)
+        credit, weight = packed.gather(ones), packed.gather(ones / tokens)
+        updates = [
+            Update(batch, credit[m], weight[m], np.zeros_like(credit[m])) for m, batch in enumerate(packed.batches)
+        ]
+        return Experience("sft", updates, {"response_tokens": tokens, "batch": batch_size})
+
+    return collect

@@ -1,0 +1,89 @@
+"""The mesh, and which logical axis lies on which mesh axis. No other file knows the mesh axes' names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from camopd_jax.types import Params
+
+MESH_AXES = ("replica", "fsdp", "tensor")
+DATA_AXES = ("replica", "fsdp")  # rows of a batch are spread over both
+
+# Logical axis of a parameter -> mesh axis (None: every device holds all of it).
+RULES = {
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "embed": "fsdp",
+    "norm": None,
+    "layers": None,
+}
+
+
+def make_mesh(replica: int, fsdp: int, tensor: int) -> Mesh:
+    """A mesh over all devices; one of the sizes may be -1: whatever is left.
+
+    Raises:
+      ValueError: if the sizes do not multiply to the number of devices.
+    """
+    sizes = [replica, fsdp, tensor]
+    devices = jax.device_count()
+    if sizes.count(-1) == 1:
+        known = int(np.prod([s for s in sizes if s != -1]))
+        sizes[sizes.index(-1)] = devices // known if known > 0 else 0
+    if min(sizes) < 1 or int(np.prod(sizes)) != devices:
+        raise ValueError(
+            f"mesh: replica={replica}, fsdp={fsdp}, tensor={tensor} do not multiply to the {devices} devices here "
+            "(one of them may be -1: whatever is left)"
+        )
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def data_shards(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are spread."""
+    return int(np.prod([mesh.shape[a] for a in DATA_AXES]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """The first axis over the data axes, the others whole."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXES))
+
+
+def param_shardings(mesh: Mesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:
+    """The sharding of each parameter, from its logical axes (`axes`, by the parameter's own name).
+
+    Raises:
+      ValueError: if a dimension is not a multiple of the mesh axis that it lies on.
+    """
+
+    def one(path, leaf):
+        name = path[-1].key
+        spec = [RULES[a] for a in axes[name]]
+        for size, axis, mesh_axis in zip(leaf.shape, axes[name], spec, strict=True):
+            if mesh_axis and size % mesh.shape[mesh_axis]:
+                raise ValueError(
+                    f"mesh.{mesh_axis} = {mesh.shape[mesh_axis]} does not divide {axis} = {size} of parameter {name}"
+                )
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def optimizer_shardings(mesh: Mesh, tx: optax.GradientTransformation, shapes: Params, shardings: Params) -> Any:
+    """Moments lie where their parameters lie; the rest of the optimiser's state is replicated."""
+    return optax.tree_map_params(
+        tx,
+        lambda _, sharding: sharding,
+        jax.eval_shape(tx.init, shapes),
+        shardings,
+        transform_non_params=lambda _: replicated(mesh),
+    )

@@ -1,0 +1,133 @@
+"""Gradients of a micro-batch, and their application: pure functions, jitted once with shardings and donation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from camopd_jax import sampling, sharding
+from camopd_jax.types import Params, TrainState, Update
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update rule whose learning rate follows the run's step, not the number of updates made.
+
+    A step without selected samples leaves parameters and moments alone and still advances the schedule.
+    """
+
+    tx: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    clip_norm: float
+
+
+def make_optimizer(
+    *, name: str, learning_rate: float, warmup_steps: int, decay_steps: int, b1: float, b2: float, eps: float,
+    weight_decay: float, clip_norm: float,
+) -> Optimizer:  # fmt: skip
+    """AdamW or SGD behind clipping by global norm; linear warm-up, then constant, or linear to 0 in decay_steps.
+
+    Raises:
+      ValueError: if name is neither "adamw" nor "sgd".
+    """
+    if name not in ("adamw", "sgd"):
+        raise ValueError(f"optim.name = {name!r}: allowed are 'adamw', 'sgd'")
+    rule = [optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay)] if name == "adamw" else []
+
+    def rate(step):
+        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        left = jnp.maximum(0.0, 1.0 - step / decay_steps) if decay_steps else 1.0
+        return learning_rate * jnp.minimum(warm, left)
+
+    return Optimizer(optax.chain(optax.clip_by_global_norm(clip_norm), *rule), rate, clip_norm)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The jitted pieces of one update."""
+
+    init: Callable[[Params, jax.Array], TrainState]
+    zeros: Callable[[], Params]
+    micro: Callable[[Params, Params, Update], tuple[Params, dict]]  # donates the gradient sum
+    measure: Callable[[TrainState, Params], dict]
+    apply: Callable[[TrainState, Params], TrainState]  # donates the state and the gradient sum
+    skip: Callable[[TrainState], TrainState]
+    state_sharding: TrainState
+
+
+def build_steps(
+    graph: nnx.GraphDef,
+    shapes: Params,
+    mesh: Mesh,
+    axes: dict,
+    objective: Callable[[jax.Array, Update], tuple[jax.Array, dict]],
+    optimizer: Optimizer,
+    *,
+    temperature: float,
+    chunk: int,
+    remat: str,
+) -> Steps:
+    """Compile-once functions for one model, mesh and objective.
+
+    `objective(logp_RS, update)` returns the micro-batch's share of the loss and a dict of sums for the log.
+    """
+    params_at = sharding.param_shardings(mesh, shapes, axes)
+    state_at = TrainState(
+        params=params_at,
+        opt_state=sharding.optimizer_shardings(mesh, optimizer.tx, shapes, params_at),
+        step=sharding.replicated(mesh),
+        key=sharding.replicated(mesh),
+    )
+
+    def loss(params, update):
+        logp_RS = sampling.score(graph, params, update.packed, temperature=temperature, chunk=chunk, remat=remat)
+        return objective(logp_RS, update)
+
+    def micro(params, grads, update):
+        (value, sums), new = jax.value_and_grad(loss, has_aux=True)(params, update)
+        return jax.tree.map(jnp.add, grads, new), {"loss": value, **sums}
+
+    def measure(state, grads):
+        norm = optax.global_norm(grads)
+        moment = next((s.mu for s in state.opt_state if hasattr(s, "mu")), None)
+        figures = {"grad_norm": norm, "lr": optimizer.learning_rate(state.step)}
+        figures["clip_rate"] = (norm > optimizer.clip_norm).astype(jnp.float32)
+        if moment is not None:
+            size = norm * optax.global_norm(moment)
+            figures["moment_cosine"] = optax.tree.vdot(grads, moment) / jnp.maximum(size, 1e-30)
+        return figures
+
+    def apply(state, grads):
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
+        rate = optimizer.learning_rate(state.step)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        return TrainState(params, opt_state, state.step + 1, state.key)
+
+    return Steps(
+        init=jax.jit(
+            lambda params, key: TrainState(params, optimizer.tx.init(params), jnp.int32(0), key),
+            in_shardings=(params_at, None),
+            out_shardings=state_at,
+        ),
+        zeros=jax.jit(
+            lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at
+        ),
+        micro=jax.jit(
+            micro,
+            in_shardings=(params_at, params_at, sharding.by_rows(mesh)),
+            out_shardings=(params_at, sharding.replicated(mesh)),
+            donate_argnums=1,
+        ),
+        measure=jax.jit(measure, in_shardings=(state_at, params_at)),
+        apply=jax.jit(
+            apply, in_shardings=(state_at, params_at), out_shardings=state_at, donate_argnums=(0, 1)
+        ),
+        skip=jax.jit(
+            lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0
+        ),
+        state_sharding=state_at,
+    )
