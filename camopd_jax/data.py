@@ -35,10 +35,7 @@ def load_prompts(source: str, split: str, *, count: int, candidates: int, seed: 
     """
     if source == "builtin:icd10":
         questions = icd10.make_questions(split, count, candidates, seed)
-        return [
-            Prompt(f"icd10-{split}-{i}", [{"role": "user", "content": q.text}], answer=q.answer, code=q.code)
-            for i, q in enumerate(questions)
-        ]
+        return [Prompt(f"icd10-{split}-{i}", q.messages, answer=q.answer, code=q.code) for i, q in enumerate(questions)]
     if source == "builtin:general":
         prompts = [Prompt(r["id"], r["messages"]) for r in _asset("general.jsonl") if r["split"] == split]
     elif source == "builtin:instructions":
@@ -69,9 +66,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
     for prompt in prompts:
         ids = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True)["input_ids"]
         if len(ids) > limit:
-            raise ValueError(
-                f"prompt {prompt.id} has {len(ids)} tokens, rollout.max_prompt_tokens allows {limit}"
-            )
+            raise ValueError(f"prompt {prompt.id} has {len(ids)} tokens, rollout.max_prompt_tokens allows {limit}")
         encoded.append(np.asarray(ids, np.int32))
     return encoded
 

@@ -30,15 +30,15 @@ class Engine:
 
     def __init__(self, cfg: DecoderConfig, mesh, tokenizer, shape: PackShape, numerics: Numerics):
         if shape.rows % sharding.data_shards(mesh):
-            raise ValueError(f"micro.rows = {shape.rows} is not a multiple of the {sharding.data_shards(mesh)} data shards")
+            raise ValueError(
+                f"micro.rows = {shape.rows} is not a multiple of the {sharding.data_shards(mesh)} data shards"
+            )
         self.cfg, self.mesh, self.tokenizer, self.shape, self.numerics = cfg, mesh, tokenizer, shape, numerics
         self.graph, self.shapes = decoder.split(cfg)
         self.params_at = sharding.param_shardings(mesh, self.shapes, decoder.AXES)
         self._rows = sharding.by_rows(mesh)
         self._score = jax.jit(
-            functools.partial(
-                sampling.score, self.graph, temperature=numerics.temperature, chunk=numerics.logit_chunk
-            ),
+            functools.partial(sampling.score, self.graph, temperature=numerics.temperature, chunk=numerics.logit_chunk),
             in_shardings=(self.params_at, self._rows),
             out_shardings=self._rows,
         )
@@ -47,7 +47,7 @@ class Engine:
         """Copy host weights onto the mesh."""
         return jax.device_put(params, self.params_at)
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019 - one engine lives as long as the process
+    @functools.cache  # noqa: B019 - one engine lives as long as the process
     def _sampler(self, max_new_tokens: int, temperature: float):
         return jax.jit(
             functools.partial(

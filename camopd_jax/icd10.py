@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+SYSTEM = "You are a medical coder."
 TRAIN_TEMPLATES = (
     "Which code fits the term?\nTerm: {term}\n{lines}",
     'Pick the ICD-10-CM code for "{term}".\n{lines}',
@@ -20,7 +21,7 @@ HELDOUT_TEMPLATES = (
     'Choose the right code for the entry "{term}" from this list:\n{lines}',
     "Candidates:\n{lines}\nA doctor wrote: {term}\nFind the code.",
 )
-ANSWER = "{title}. Code: {code}"
+ANSWER = '"{term}" matches {title}, so the code is {code}.'
 HELDOUT_SHARE = 0.2  # of the three-character categories
 
 
@@ -33,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Question:
-    text: str
+    messages: list[dict]
     answer: str
     code: str
 
@@ -56,8 +57,8 @@ def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Q
 
 
 def exact_match(response: str, code: str) -> bool:
-    """True if the response ends in the fixed form `Code: X` and X is the code."""
-    found = re.search(r"Code: (\S+?)\.?\s*$", response)
+    """True if the response ends in the fixed form `so the code is X.` and X is the code."""
+    found = re.search(r"so the code is (\S+?)\.?\s*$", response)
     return found is not None and found.group(1) == code
 
 
@@ -66,16 +67,17 @@ def _question(entries, entry, templates, candidates, rng) -> Question:
     while len(chosen) < candidates:
         other = entries[rng.integers(len(entries))]
         # Another chapter and no word in common: the question must have one answer for a reader.
-        if other.code[0] not in {c.code[0] for c in chosen} and not _stems(other.title) & _stems(entry.term):
+        if other.code[0] not in {c.code[0] for c in chosen} and not set(_stems(other.title)) & set(_stems(entry.term)):
             chosen.append(other)
     lines = "\n".join(f"{chosen[i].code} {chosen[i].title}" for i in rng.permutation(candidates))
     text = templates[rng.integers(len(templates))].format(term=entry.term, lines=lines)
-    return Question(text, ANSWER.format(title=entry.title, code=entry.code), entry.code)
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+    return Question(messages, ANSWER.format(term=entry.term, title=entry.title, code=entry.code), entry.code)
 
 
 @cache
 def _entries(split: str) -> list[Entry]:
-    """Inclusion terms that share a word with their code's title, of the categories of a split."""
+    """The inclusion terms of a split's categories that can be told by reading."""
     import simple_icd_10_cm as icd  # reads its tables on import
 
     entries = []
@@ -87,11 +89,17 @@ def _entries(split: str) -> list[Entry]:
             continue
         title = icd.get_description(code)
         for term in icd.get_inclusion_term(code):
-            readable = "classifiable" not in term and len(term) <= 45 and len(title) <= 45
-            if readable and term.lower() != title.lower() and _stems(term) & _stems(title):
+            short = "classifiable" not in term and len(term) <= 40 and len(title) <= 40
+            if short and term.lower() != title.lower() and _answers_by_reading(term, title):
                 entries.append(Entry(term, title, code))
     return entries
 
 
-def _stems(text: str) -> set[str]:
-    return {word[:5] for word in re.findall(r"[a-z]{4,}", text.lower())}
+def _answers_by_reading(term: str, title: str) -> bool:
+    """At least half of the term's words, and the title's first word, stand in both."""
+    ours, theirs = _stems(term), _stems(title)
+    return bool(theirs) and 2 * len(set(ours) & set(theirs)) >= len(ours) and theirs[0] in ours
+
+
+def _stems(text: str) -> list[str]:
+    return [word[:5] for word in re.findall(r"[a-z]{4,}", text.lower())]

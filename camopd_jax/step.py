@@ -50,13 +50,13 @@ def make_optimizer(
 class Steps:
     """The jitted pieces of one update."""
 
-    init: Callable[[Params, jax.Array], TrainState]
+    init: Callable[[Params, jax.Array], TrainState]  # donates the parameters
     zeros: Callable[[], Params]
     micro: Callable[[Params, Params, Update], tuple[Params, dict]]  # donates the gradient sum
     measure: Callable[[TrainState, Params], dict]
-    apply: Callable[[TrainState, Params], TrainState]  # donates the state and the gradient sum
+    apply: Callable[[TrainState, Params], TrainState]  # donates the state
     skip: Callable[[TrainState], TrainState]
-    state_sharding: TrainState
+    abstract: TrainState  # shapes and shardings, for restoring
 
 
 def build_steps(
@@ -107,15 +107,17 @@ def build_steps(
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         return TrainState(params, opt_state, state.step + 1, state.key)
 
+    def init(params, key):
+        return TrainState(params, optimizer.tx.init(params), jnp.int32(0), key)
+
+    abstract = jax.tree.map(
+        lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
+        jax.eval_shape(init, shapes, jax.random.key(0)),
+        state_at,
+    )
     return Steps(
-        init=jax.jit(
-            lambda params, key: TrainState(params, optimizer.tx.init(params), jnp.int32(0), key),
-            in_shardings=(params_at, None),
-            out_shardings=state_at,
-        ),
-        zeros=jax.jit(
-            lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at
-        ),
+        init=jax.jit(init, in_shardings=(params_at, None), out_shardings=state_at, donate_argnums=0),
+        zeros=jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at),
         micro=jax.jit(
             micro,
             in_shardings=(params_at, params_at, sharding.by_rows(mesh)),
@@ -123,11 +125,7 @@ def build_steps(
             donate_argnums=1,
         ),
         measure=jax.jit(measure, in_shardings=(state_at, params_at)),
-        apply=jax.jit(
-            apply, in_shardings=(state_at, params_at), out_shardings=state_at, donate_argnums=(0, 1)
-        ),
-        skip=jax.jit(
-            lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0
-        ),
-        state_sharding=state_at,
+        apply=jax.jit(apply, in_shardings=(state_at, params_at), out_shardings=state_at, donate_argnums=0),
+        skip=jax.jit(lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0),
+        abstract=abstract,
     )

@@ -1,7 +1,7 @@
 """Programmatic checks of an answer's content and form, for the offline instruction-following task.
 
-A check is a pure function of the answer and of the arguments that the prompt file gives. Surrounding whitespace
-never matters, words match whole and without regard to case, and an empty answer passes no check.
+A check is a pure function of the answer and of the arguments that the prompt file gives. Surrounding
+whitespace never matters, words match whole and without regard to case, and an empty answer passes no check.
 """
 
 import json
@@ -104,7 +104,7 @@ def paragraphs(text: str, n: int) -> bool:
 
 
 def title_line(text: str) -> bool:
-    """The first line is a title (at most ten words, no list mark, no closing point or comma) with text below."""
+    """The first line is a title (up to ten words, no list mark, no final point or comma) above other text."""
     lines = _lines(text)
     if len(lines) < 2 or _MARKER.match(lines[0]):
         return False

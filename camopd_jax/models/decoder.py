@@ -151,7 +151,7 @@ class Decoder(nnx.Module):
     def layer_list(self) -> list[Block]:
         """The blocks one by one: a loop over tokens must not slice the stacked weights again for each."""
         graph, stacked = nnx.split(self.layers)
-        return [nnx.merge(graph, jax.tree.map(lambda a: a[i], stacked)) for i in range(self.cfg.layers)]
+        return [nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(self.cfg.layers)]
 
     def decode(self, layers: Sequence[Block], token_B, position_B, mask_BK, cache, write_at):
         """One token a row against the cache: hidden states [B, D] and the new cache."""

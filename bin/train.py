@@ -1,0 +1,65 @@
+"""Train as a config says: python bin/train.py --config=configs/medical.py
+
+The same command again goes on where it stopped. Values can be set on the command line, as in
+--config.rollout.batch_size=16. Presets follow the file: --config=configs/medical.py:tiny.
+"""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional preset: FILE.py[:PRESET].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept (default: runs/NAME-PRESET).")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def main(argv: list[str]) -> int:
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(__doc__ + "\n" + flags.FLAGS.main_module_help())
+        return 0
+    debug = "--debug" in argv
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise ValueError(f"unknown argument {rest[0]!r}: arguments are written --NAME=VALUE, see --help")
+        if _CONFIG.value is None:
+            raise ValueError("--config is missing: for example --config=configs/medical.py")
+        config = _CONFIG.value
+        workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.preset}")
+        return _run(config, workdir)
+    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, FileNotFoundError) as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(config, workdir: Path) -> int:
+    from camopd_jax import loop, recover  # imports JAX: not before the arguments are known to be right
+
+    try:
+        recover.run(config, workdir)
+    except loop.Interrupted as stop:
+        print(f"{stop}. The same command goes on from there.", flush=True)
+        return 128 + stop.signum
+    except FloatingPointError as error:
+        print(
+            f"error: {error}. The last checkpoint in {workdir} is whole; try a smaller optim.learning_rate.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("camopd_jax").setLevel(logging.INFO)
+    sys.exit(main(sys.argv))

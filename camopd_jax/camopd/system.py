@@ -1,0 +1,177 @@
+"""CaMOPD as a System: roll out, measure the gap to this step's teacher, select, and give credit."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from camopd_jax import data, losses, packing, sharding
+from camopd_jax.camopd import select
+from camopd_jax.engine import Engine
+from camopd_jax.evals.suite import Measure
+from camopd_jax.types import Experience, Params, Rollout, TrainState, Update
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One teacher with its prompts and its rule of selection."""
+
+    name: str
+    number: int  # names the branch's random streams
+    prompts: Sequence[np.ndarray]
+    prompt_ids: Sequence[str]
+    heldout: Sequence[np.ndarray]  # prompts of the short evaluations
+    demand: str  # a key of select.DEMANDS
+    rho: float  # share of the batch's demand that the selected samples hold
+    scale: float  # r_b of eq. 7
+
+
+@dataclass(frozen=True)
+class RolloutShape:
+    batch_size: int  # prompts a step
+    max_new_tokens: int
+
+
+def sample_prompts(
+    engine: Engine, params: Params, branch: Branch, prompts: Sequence[np.ndarray], key: jax.Array, shape: RolloutShape
+) -> Rollout:
+    """Responses of the student to a branch's prompts; the branch has one width, so that nothing recompiles."""
+    longest = max(map(len, [*branch.prompts, *branch.heldout]))
+    return engine.sample(
+        params,
+        prompts,
+        key,
+        width=-(-longest // 8) * 8,
+        batch=shape.batch_size,
+        max_new_tokens=shape.max_new_tokens,
+        temperature=engine.numerics.temperature,
+    )
+
+
+class Teachers:
+    """Frozen teachers, of which one at a time is on the devices."""
+
+    def __init__(self, engine: Engine, host_params: Mapping[str, Callable[[], Params]]):
+        self._engine, self._host_params = engine, host_params
+        self._name, self._placed = None, None
+
+    def resident(self, name: str) -> Params:
+        """The weights of a teacher on the mesh; another one's are let go first."""
+        if name != self._name:
+            self._placed = None
+            self._name, self._placed = name, self._engine.place(self._host_params[name]())
+        return self._placed
+
+
+def objective(band: tuple[float, float]) -> Callable:
+    """The loss of eq. 7; scale, selection and means lie in the update's credit and weights."""
+
+    def loss(logp_RS: jax.Array, update: Update) -> tuple[jax.Array, dict]:
+        token_loss_RS = losses.policy_token_loss(logp_RS, update.sampler_logp_RS, update.credit_RS, band)
+        used_RS = update.weight_RS > 0
+        kept_RS = losses.importance_weight(logp_RS, update.sampler_logp_RS, band) > 0
+        sums = {"tokens": jnp.sum(used_RS), "w_kept": jnp.sum(kept_RS & used_RS)}
+        return losses.weighted_sum(token_loss_RS, update.weight_RS), sums
+
+    return loss
+
+
+def make_updates(
+    rollout: Rollout, credit_BT: np.ndarray, selected: np.ndarray, shape: packing.PackShape
+) -> list[Update]:
+    """Micro-batches of the selected rows alone, each response weighing 1 / (|S| L_i) a token."""
+    if not len(selected):
+        return []
+    packed = packing.pack(rollout, selected, shape)
+    length_B = rollout.response_mask_BT.sum(axis=1)
+    share_BT = rollout.response_mask_BT / np.maximum(length_B, 1)[:, None] / len(selected)
+    fields = [packed.gather(x.astype(np.float32)) for x in (credit_BT, share_BT, rollout.sampler_logp_BT)]
+    return [Update(batch, *(f[m] for f in fields)) for m, batch in enumerate(packed.batches)]
+
+
+def collector(
+    engine: Engine,
+    teachers: Teachers,
+    branches: Mapping[str, Branch],
+    cycle: Sequence[str],
+    shape: RolloutShape,
+    seed: int,
+) -> Callable[[TrainState, int], Experience]:
+    """`collect` of the CaMOPD System (the step of docs/method.md, up to the update)."""
+    rows = sharding.by_rows(engine.mesh)
+    measure = {name: _measure(select.DEMANDS[b.demand], rows) for name, b in branches.items()}
+
+    def collect(state: TrainState, step: int) -> Experience:
+        name, visit = select.schedule(cycle, step)
+        branch = branches[name]
+        chosen = data.batch_at(len(branch.prompts), shape.batch_size, visit, seed + 7919 * branch.number)
+        clock = time.perf_counter()
+        prompts = [branch.prompts[i] for i in chosen]
+        key = jax.random.fold_in(state.key, step)
+        rollout = sample_prompts(engine, state.params, branch, prompts, key, shape)
+        sampled = time.perf_counter()
+        student_BT = engine.score(state.params, rollout)
+        teacher_BT = engine.score(teachers.resident(name), rollout)
+        gap_BT, score_B = jax.device_get(measure[name](teacher_BT, student_BT, rollout.response_mask_BT))
+        try:
+            selected = select.smallest_prefix(score_B, branch.rho)
+        except ValueError as error:
+            ids = ", ".join(branch.prompt_ids[i] for i in chosen)
+            raise FloatingPointError(f"branch {name}: {error}; the batch's prompts are {ids}") from None
+        updates = make_updates(rollout, branch.scale * gap_BT, selected, engine.shape)
+        scored = time.perf_counter()
+        metrics = _figures(engine, rollout, gap_BT, score_B, selected)
+        metrics |= {"seconds_rollout": sampled - clock, "seconds_score": scored - sampled}
+        return Experience(name, updates, metrics)
+
+    return collect
+
+
+def _measure(demand: Callable, rows) -> Callable:
+    def gap_and_demand(teacher_BT, student_BT, mask_BT):
+        gap_BT = select.log_prob_gap(teacher_BT, student_BT, mask_BT)
+        return gap_BT, demand(gap_BT, mask_BT)
+
+    return jax.jit(gap_and_demand, in_shardings=(rows, rows, rows), out_shardings=(rows, rows))
+
+
+def _figures(engine: Engine, rollout: Rollout, gap_BT, score_B, selected) -> dict[str, float]:
+    tokens = int(rollout.response_mask_BT.sum())
+    total = float(np.sum(score_B, dtype=np.float64))
+    return {
+        "reverse_kl": -float(gap_BT.sum(dtype=np.float64)) / tokens,
+        "gap_abs": float(np.abs(gap_BT).sum(dtype=np.float64)) / tokens,
+        "gap_positive": float(np.maximum(gap_BT, 0).sum(dtype=np.float64)) / tokens,
+        "selected": len(selected),
+        "batch": len(score_B),
+        "mass": float(np.sum(score_B[selected], dtype=np.float64)) / total if total else 0.0,
+        "response_tokens": tokens,
+        "eos_rate": float(engine.ended(rollout).mean()),
+    }
+
+
+def evaluator(
+    engine: Engine, teachers: Teachers, branches: Mapping[str, Branch], shape: RolloutShape, seed: int
+) -> Callable[[Params, int], list[dict]]:
+    """`evaluate` of the CaMOPD System: sampled reverse KL to each teacher on held-out prompts, nats a token.
+
+    It samples with the shapes of training, so that it compiles nothing of its own.
+    """
+
+    def evaluate(params: Params, step: int) -> list[dict]:
+        rows = []
+        for branch in branches.values():
+            rollout = sample_prompts(engine, params, branch, branch.heldout, jax.random.key(seed), shape)
+            own = engine.score(params, rollout)
+            kl_BT = own - engine.score(teachers.resident(branch.name), rollout)
+            kl = Measure(kl_BT.sum(axis=1, dtype=np.float64), rollout.response_mask_BT.sum(axis=1))
+            figures = {"value": kl.value(), "n": len(kl.numerator), "stderr": kl.stderr()}
+            rows.append(
+                {"step": step, "model": "student", "task": branch.name, "metric": "short_reverse_kl", **figures}
+            )
+        return rows
+
+    return evaluate

@@ -1,0 +1,59 @@
+"""Orbax checkpoints of the whole training state: asynchronous, the last few and the best."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from camopd_jax.types import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run; a checkpoint's number is the updates done."""
+
+    def __init__(self, directory: Path, *, keep_last: int, keep_best: int, best_metric: str):
+        kept = [policies.LatestN(keep_last)]
+        if keep_best:
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda m: -m[best_metric], n=keep_best, keep_checkpoints_without_metrics=False
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int, metrics: dict[str, float] | None = None) -> None:
+        """Start saving; the devices are free again when this returns, the files follow in the background."""
+        if step != self.latest():
+            self._manager.save(step, args=ocp.args.StandardSave(_plain(state)), metrics=metrics)
+
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest checkpoint, onto the shardings of `abstract` (a state of ShapeDtypeStructs)."""
+        target = _plain(abstract)
+        got = self._manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
+        return abstract.replace(**got | {"key": jax.random.wrap_key_data(got["key"])})
+
+    def wait(self) -> None:
+        """Return when everything that was saved is on disk; raises what the background thread raised."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+
+def _plain(state: TrainState) -> dict:
+    """The state with its typed key as raw bits, which any version of Orbax can store."""
+    key = state.key
+    if isinstance(key, jax.ShapeDtypeStruct):
+        data = jax.eval_shape(jax.random.key_data, key)
+        key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
+    else:
+        key = jax.random.key_data(key)
+    return {"params": state.params, "opt_state": state.opt_state, "step": state.step, "key": key}

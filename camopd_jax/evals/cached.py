@@ -1,0 +1,66 @@
+"""Evaluations that are made once per machine: kept in the cache under a hash of all that shaped them."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from camopd_jax.evals.suite import Measure
+from camopd_jax.models.load import cache_dir
+from camopd_jax.types import Rollout
+
+VERSION = 1  # raise it when an evaluation's meaning changes
+
+
+def digest(what: Any) -> str:
+    """Sixteen hex digits of the SHA-256 of anything JSON can hold."""
+    text = json.dumps([VERSION, what], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    path = cache_dir() / "evaluations" / f"{digest(key)}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = compute()
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.savez(file, **arrays)
+        os.replace(file.name, path)
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def measures(key: Any, compute: Callable[[], dict[str, Measure]]) -> dict[str, Measure]:
+    """The measures of a model, computed unless the cache has them."""
+
+    def flat():
+        return {
+            f"{name}/{part}": getattr(measure, part)
+            for name, measure in compute().items()
+            for part in ("numerator", "denominator")
+        }
+
+    stored = _arrays(["measures", key], flat)
+    names = dict.fromkeys(k.split("/")[0] for k in stored)
+    return {n: Measure(stored[f"{n}/numerator"], stored[f"{n}/denominator"]) for n in names}
+
+
+def reference(key: Any, compute: Callable[[], tuple[Rollout, np.ndarray]]) -> tuple[Rollout, np.ndarray]:
+    """The general teacher's responses and their log-probabilities, computed unless the cache has them."""
+
+    def flat():
+        rollout, logp = compute()
+        return {
+            "tokens": rollout.tokens_BL,
+            "prompt_mask": rollout.prompt_mask_BP,
+            "response_mask": rollout.response_mask_BT,
+            "sampler_logp": rollout.sampler_logp_BT,
+            "logp": logp,
+        }
+
+    s = _arrays(["reference", key], flat)
+    return Rollout(s["tokens"], s["prompt_mask"], s["response_mask"], s["sampler_logp"]), s["logp"]

@@ -1,0 +1,143 @@
+"""The only training loop: collect, micro-steps, guard, apply, log, evaluate, checkpoint."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from camopd_jax import metrics
+from camopd_jax.checkpoint import Checkpoints
+from camopd_jax.step import Steps
+from camopd_jax.types import Experience, Params, System, TrainState
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C came; the state is saved. Carries the signal's number."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}; the state is saved")
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, and how often it evaluates and saves."""
+
+    title: str
+    steps: int
+    evaluate_every: int  # steps; 0: never
+    checkpoint_every: int  # steps
+
+
+@contextmanager
+def _signals():
+    """Turn SIGTERM and SIGINT into a list that fills; a second Ctrl-C interrupts at once."""
+    seen: list[int] = []
+
+    def note(signum, frame):
+        del frame
+        if seen and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(signum)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def run(
+    system: System,
+    steps: Steps,
+    plan: Plan,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    start: Callable[[], Params],
+    key: jax.Array,
+) -> TrainState:
+    """Train for `plan.steps` updates, going on from the newest checkpoint in the workdir if there is one.
+
+    Raises:
+      Interrupted: after SIGTERM or Ctrl-C, with the state saved.
+      FloatingPointError: if a loss or gradient is not finite, before it touches the parameters.
+    """
+    done = checkpoints.latest()
+    if done is None:
+        state, done = steps.init(start(), key), 0
+    else:
+        state = checkpoints.restore(steps.abstract)
+        print(f"{plan.title}: going on from the checkpoint at step {done}", flush=True)
+    log = metrics.RunLog(workdir, done)
+    progress = metrics.Progress(plan.title, plan.steps, done)
+    try:
+        with _signals() as seen:
+            if plan.evaluate_every and done == 0:
+                log.evaluation(system.evaluate(state.params, 0))
+            for step in range(done, plan.steps):
+                clock, compiled = time.perf_counter(), metrics.compilations()
+                experience = system.collect(state, step)
+                state, figures = update(steps, state, experience, step)
+                row = {"step": step + 1, "branch": experience.branch, **figures, **experience.metrics}
+                row["compilations"] = metrics.compilations() - compiled
+                row["seconds"] = time.perf_counter() - clock
+                row["tokens_per_second"] = row["response_tokens"] / row["seconds"]
+                log.step(row)
+                progress.show(step + 1, describe(row))
+                last = step + 1 == plan.steps
+                evaluated = None
+                if plan.evaluate_every and ((step + 1) % plan.evaluate_every == 0 or last):
+                    rows = system.evaluate(state.params, step + 1)
+                    log.evaluation(rows)
+                    evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
+                if (step + 1) % plan.checkpoint_every == 0 or last or seen:
+                    checkpoints.save(state, step + 1, evaluated)
+                if seen and not last:
+                    checkpoints.wait()
+                    raise Interrupted(seen[0], step + 1)
+    finally:
+        progress.close()
+        log.close()
+    checkpoints.wait()
+    return state
+
+
+def update(steps: Steps, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, dict]:
+    """Sum the gradients of the micro-batches and apply them; without any, only the step advances."""
+    clock = time.perf_counter()
+    if not experience.updates:
+        return steps.skip(state), {"loss": 0.0, "seconds_update": 0.0}
+    grads, sums = steps.zeros(), []
+    for micro in experience.updates:
+        grads, new = steps.micro(state.params, grads, micro)
+        sums.append(new)
+    figures = {k: float(v) for k, v in jax.device_get(steps.measure(state, grads)).items()}
+    sums = jax.device_get(sums)
+    totals = {name: float(sum(s[name] for s in sums)) for name in sums[0]}
+    if not math.isfinite(totals["loss"]) or not math.isfinite(figures["grad_norm"]):
+        raise FloatingPointError(
+            f"step {step + 1}, branch {experience.branch}: loss {totals['loss']}, gradient norm {figures['grad_norm']}"
+        )
+    tokens = totals.pop("tokens")
+    if "w_kept" in totals:
+        totals["w_kept"] /= tokens
+    state = jax.block_until_ready(steps.apply(state, grads))
+    figures |= totals | {"trained_tokens": int(tokens), "micro_steps": len(sums)}
+    return state, figures | {"seconds_update": time.perf_counter() - clock}
+
+
+def describe(row: dict) -> str:
+    """The figures of a step that a person watches."""
+    parts = [f"{row['branch']:8s}"]
+    if "reverse_kl" in row:
+        parts.append(f"reverse KL {row['reverse_kl']:.3f}  selected {row['selected']}/{row['batch']}")
+    else:
+        parts.append(f"loss {row['loss']:.3f}")
+    parts.append(f"{row['tokens_per_second']:.0f} tok/s")
+    return "  ".join(parts)

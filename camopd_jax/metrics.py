@@ -1,0 +1,98 @@
+"""What a run says while it runs: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The whole lines of a file; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+class Jsonl:
+    """One JSON object a line, flushed at once; on resume the lines after the restored step are dropped."""
+
+    def __init__(self, path: Path, after_step: int):
+        kept = [row for row in read_jsonl(path) if row["step"] <= after_step]
+        self._file = path.open("w", encoding="utf-8")
+        for row in kept:
+            self.write(row)
+
+    def write(self, row: dict) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RunLog:
+    """The files of a run, and TensorBoard beside them."""
+
+    def __init__(self, workdir: Path, step: int):
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._metrics = Jsonl(workdir / "metrics.jsonl", step)
+        self._evals = Jsonl(workdir / "eval.jsonl", step)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def step(self, row: dict) -> None:
+        self._metrics.write(row)
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._board.add_scalar(f"{row['branch']}/{name}", value, row["step"])
+
+    def evaluation(self, rows: list[dict]) -> None:
+        for row in rows:
+            self._evals.write(row)
+            self._board.add_scalar(f"eval/{row['task']}/{row['metric']}", row["value"], row["step"])
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._evals.close()
+        self._board.close()
+
+
+class Progress:
+    """A bar on a terminal, one line a step elsewhere."""
+
+    def __init__(self, title: str, total: int, done: int):
+        self._title, self._total, self._first, self._start = title, total, done, time.monotonic()
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="step") if sys.stderr.isatty() else None
+
+    def show(self, step: int, figures: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures)
+            self._bar.update(step - self._bar.n)
+            return
+        left = (time.monotonic() - self._start) / (step - self._first) * (self._total - step)
+        print(f"{self._title} {step}/{self._total}  {figures}  ETA {left // 60:.0f}:{left % 60:02.0f}", flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+_compilations = 0
+
+
+def _count(event: str, duration: float, **_) -> None:
+    global _compilations
+    del duration
+    _compilations += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+    """Programs compiled (or loaded from the compilation cache) in this process so far."""
+    return _compilations

