@@ -111,6 +111,7 @@ def get_config(preset: str = "small") -> ConfigDict:
         c.rollout.max_new_tokens = 8
         c.micro.rows = 8
         c.micro.width = 736
+        c.micro.slots = 192
         c.checkpoint.every = 2
         c.eval.every = 4
         c.eval.prompts = 8
