@@ -32,11 +32,17 @@ def main(argv: list[str]) -> int:
         config = _CONFIG.value
         workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.preset}")
         return _run(config, workdir)
-    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, FileNotFoundError) as error:
+    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _one_line(error: Exception) -> str:
+    """The message alone: the config library wraps an error of a config file in the text of a traceback."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    return " ".join(text.rpartition("ValueError: ")[2].split()) if "Traceback" in text else " ".join(text.split())
 
 
 def _run(config, workdir: Path) -> int:

@@ -13,15 +13,16 @@ class Checkpoints:
     """The checkpoints of one run; a checkpoint's number is the updates done."""
 
     def __init__(self, directory: Path, *, keep_last: int, keep_best: int, best_metric: str):
+        def goodness(metrics):
+            return -metrics[best_metric]
+
         kept = [policies.LatestN(keep_last)]
         if keep_best:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=lambda m: -m[best_metric], n=keep_best, keep_checkpoints_without_metrics=False
-                )
-            )
+            kept.append(policies.BestN(get_metric_fn=goodness, n=keep_best, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=goodness if keep_best else None,  # without it no metrics are written, and a restart forgets them
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 

@@ -1,11 +1,15 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
 
 import json
+import platform
+import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -59,6 +63,20 @@ class RunLog:
         self._metrics.close()
         self._evals.close()
         self._board.close()
+
+
+def write_config(workdir: Path, config: ConfigDict, models: dict[str, str]) -> None:
+    """config.json: the resolved config, versions, git revision, devices and the models' fingerprints."""
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    record = {
+        "config": config.to_dict(),
+        "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
+        "git_revision": git.stdout.strip() or None,
+        "devices": [str(d) for d in jax.devices()],
+        "models": models,
+    }
+    (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 class Progress:

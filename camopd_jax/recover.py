@@ -1,20 +1,17 @@
 """The recovery run, end to end: specialise, evaluate the teachers, recover with CaMOPD, evaluate, report."""
 
 import json
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import data, loop, metrics, preflight, sft, sharding, summary
+from camopd_jax import data, loop, metrics, plan, preflight, sft, sharding, summary
 from camopd_jax.camopd import system as camopd
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Numerics
@@ -59,9 +56,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     evaluation = _evaluation(setup)
     branches = _branches(setup)
 
+    print(plan.estimate(config, engine.cfg, evaluation, branches), flush=True)
     domain = specialise(setup) if config.teachers.domain == "specialise" else load.load(config.teachers.domain)
     _same_tokens(general, domain)
-    _write_config(setup, domain)
+    metrics.write_config(workdir, config, {"general": general.fingerprint, "domain": domain.fingerprint})
     evaluate = _full_evaluation(setup, evaluation)
     alpha = config.eval.interpolation
     found = {
@@ -275,21 +273,6 @@ def _same_tokens(general: Model, domain: Model) -> None:
         )
     if general.cfg != domain.cfg:
         raise ValueError(f"config.teachers: the architectures differ: {general.cfg} and {domain.cfg}")
-
-
-def _write_config(setup: Setup, domain: Model) -> None:
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
-    record = {
-        "config": setup.config.to_dict(),
-        "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
-        "git_revision": revision or None,
-        "devices": [str(d) for d in jax.devices()],
-        "models": {"general": setup.general.fingerprint, "domain": domain.fingerprint},
-    }
-    (setup.workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _header(config: ConfigDict, workdir: Path) -> str:

@@ -1,0 +1,89 @@
+"""How long a run will take on this machine: operations to do, over a rate measured in half a second."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from camopd_jax.camopd.system import Branch
+from camopd_jax.evals.suite import Suite
+from camopd_jax.models.decoder import DecoderConfig
+
+# Shares of the matrix-product rate that each kind of work reaches, measured on 2 CPU cores (docs/performance.md).
+SCORING, TRAINING, DECODING = 0.60, 0.55, 0.20
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of each kind of work; training counts the backward pass, decoding one token a row."""
+
+    scored: float = 0.0
+    trained: float = 0.0
+    decoded: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.scored + other.scored, self.trained + other.trained, self.decoded + other.decoded)
+
+    def times(self, n: float) -> "Work":
+        return Work(n * self.scored, n * self.trained, n * self.decoded)
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """FLOP/s of a square float32 matrix product on one device, the best of three."""
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(x).block_until_ready()
+    best = float("inf")
+    for _ in range(3):
+        clock = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - clock)
+    return 2 * size**3 / best
+
+
+def parameters(cfg: DecoderConfig) -> int:
+    """Weights that take part in a product for each token (the tied embedding counts once, as the head)."""
+    attention = cfg.width * cfg.head_dim * 2 * (cfg.heads + cfg.kv_heads)
+    return cfg.layers * (attention + 3 * cfg.width * cfg.mlp_width) + cfg.vocab_size * cfg.width
+
+
+def minutes(work: Work, cfg: DecoderConfig, rate: float, devices: int) -> float:
+    """2 N operations a token scored or decoded, 8 N a token trained (the forward pass is made twice)."""
+    n = parameters(cfg)
+    seconds = 2 * n * work.scored / SCORING + 8 * n * work.trained / TRAINING + 2 * n * work.decoded / DECODING
+    return seconds / (rate * devices) / 60
+
+
+def estimate(config: ConfigDict, cfg: DecoderConfig, evaluation: Suite, branches: Mapping[str, Branch]) -> str:
+    """One line for the user: minutes of each stage of a recovery run."""
+    rate = matmul_rate()
+
+    def mean(sequences: Sequence[np.ndarray]) -> float:
+        return float(np.mean([len(x) for x in sequences]))
+
+    example = mean(branches["domain"].prompts) + 0.7 * config.eval.max_domain_tokens
+    specialise = Work(trained=config.specialise.steps * config.specialise.batch_size * example)
+    evaluate = Work()
+    for task in (evaluation.general, evaluation.instructions, evaluation.domain):
+        n = len(task.encoded)
+        evaluate += Work(scored=n * task.width, decoded=n * task.max_new_tokens)
+    answered = mean(evaluation.general.encoded) + config.eval.max_new_tokens
+    evaluate += Work(scored=3 * len(evaluation.general.encoded) * answered)
+    cycle = Work()
+    for name in config.camopd.cycle:
+        batch, new, prompts = config.rollout.batch_size, config.rollout.max_new_tokens, branches[name].prompts
+        tokens = batch * (mean(prompts) + new)
+        cycle += Work(scored=2 * tokens + batch * max(map(len, prompts)), trained=0.7 * tokens, decoded=batch * new)
+    recover = cycle.times(config.steps / len(config.camopd.cycle))
+    once, teachers, steps, last = (
+        f"{minutes(work, cfg, rate, jax.device_count()):.0f} min"
+        for work in (specialise, evaluate.times(3), recover, evaluate)
+    )
+    return (
+        f"  about {once} to specialise and {teachers} to evaluate the teachers (both once per machine), {steps} to "
+        f"recover, {last} to evaluate; compiling comes on top ({rate / 1e9:.0f} GFLOP/s measured here)"
+    )

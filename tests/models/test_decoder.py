@@ -1,0 +1,177 @@
+"""The decoder against a plain NumPy Llama in float64, and what must change nothing: padding, packing, the cache."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from camopd_jax import sharding
+from camopd_jax.models import decoder
+from camopd_jax.models.load import TINY
+
+# head_dim 12 makes every axis of the parameters another size.
+CONFIGS = {
+    "tiny": TINY,
+    "untied": replace(TINY, tied_head=False, head_dim=12),
+    "qk_norm": replace(TINY, qk_norm=True, tied_head=False, head_dim=12),
+}
+
+
+def random_weights(cfg, seed=0):
+    """Weights large enough that attention is far from uniform, and norms that are not 1."""
+    rng = np.random.default_rng(seed)
+
+    def one(path, leaf):
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
+        return 1 + 0.3 * noise if path[-1].key.endswith("norm") else 0.3 * noise
+
+    return jax.tree_util.tree_map_with_path(one, decoder.split(cfg)[1])
+
+
+def numpy_llama(params, cfg, tokens):
+    """Logits [L, V] of one sequence: one head, one query position and one layer at a time."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    length, group = len(tokens), cfg.heads // cfg.kv_heads
+
+    def norm(x, scale):
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + cfg.norm_eps) * scale
+
+    def rotate(x, position):
+        half = cfg.head_dim // 2
+        turned = (x[:half] + 1j * x[half:]) * np.exp(1j * position * cfg.rope_theta ** (-np.arange(half) / half))
+        return np.concatenate([turned.real, turned.imag])
+
+    x = p["embed"][tokens]
+    for i in range(cfg.layers):
+        w = {name: stacked[i] for name, stacked in p["layers"].items()}
+        h = norm(x, w["attn_norm"])
+        mixed = np.zeros((length, cfg.heads, cfg.head_dim))
+        for head in range(cfg.heads):
+            rows = slice(head * cfg.head_dim, (head + 1) * cfg.head_dim)
+            shared = slice(head // group * cfg.head_dim, (head // group + 1) * cfg.head_dim)
+            q, k, v = h @ w["q"][rows].T, h @ w["k"][shared].T, h @ w["v"][shared].T
+            if cfg.qk_norm:
+                q, k = norm(q, w["q_norm"]), norm(k, w["k_norm"])
+            q, k = ([rotate(row, t) for t, row in enumerate(m)] for m in (q, k))
+            for t in range(length):
+                scores = np.array([q[t] @ k[s] for s in range(t + 1)]) / np.sqrt(cfg.head_dim)
+                share = np.exp(scores - scores.max())
+                mixed[t, head] = share / share.sum() @ v[: t + 1]
+        x = x + mixed.reshape(length, -1) @ w["o"].T
+        h = norm(x, w["mlp_norm"])
+        gate = h @ w["gate"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up"].T)) @ w["down"].T
+    return norm(x, p["norm"]) @ p["embed" if cfg.tied_head else "head"].T
+
+
+def build(cfg):
+    params = random_weights(cfg)
+    return params, nnx.merge(decoder.split(cfg)[0], params)
+
+
+@jax.jit
+def hidden_of(model, tokens, positions, segments):
+    """Hidden states [L, D] of one row."""
+    return model(tokens[None], positions[None], decoder.causal_mask(segments[None]))[0][0]
+
+
+def alone(model, tokens):
+    return hidden_of(model, tokens, np.arange(len(tokens)), np.ones(len(tokens), np.int32))
+
+
+def draw_tokens(length, seed):
+    return np.random.default_rng(seed).integers(TINY.vocab_size, size=length)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_equal_a_plain_numpy_llama(name):
+    params, model = build(CONFIGS[name])
+    tokens = draw_tokens(11, seed=1)
+    logits = alone(model, tokens) @ model.head_VD().T
+    np.testing.assert_allclose(logits, numpy_llama(params, CONFIGS[name], tokens), atol=2e-4, rtol=2e-4)
+
+
+def test_padding_and_packed_neighbours_change_nothing():
+    _, model = build(TINY)
+    first, second = draw_tokens(7, seed=2), draw_tokens(5, seed=3)
+    rubbish = draw_tokens(4, seed=4)
+    tokens = np.concatenate([rubbish, first, second, rubbish])
+    positions = np.concatenate([np.full(4, 9), np.arange(7), np.arange(5), np.full(4, 9)])
+    segments = np.repeat([0, 1, 2, 0], [4, 7, 5, 4])
+    packed = hidden_of(model, tokens, positions, segments)
+    np.testing.assert_allclose(packed[4:11], alone(model, first), atol=1e-5)
+    np.testing.assert_allclose(packed[11:16], alone(model, second), atol=1e-5)
+
+
+def test_a_token_sees_no_later_token():
+    _, model = build(TINY)
+    tokens = draw_tokens(9, seed=5)
+    changed = np.where(np.arange(9) == 6, (tokens + 1) % TINY.vocab_size, tokens)
+    before, after = alone(model, tokens), alone(model, changed)
+    np.testing.assert_array_equal(before[:6], after[:6])
+    assert np.all(np.abs(before[6:] - after[6:]).max(axis=1) > 1e-2)
+
+
+@pytest.mark.parametrize("name", ["tiny", "qk_norm"])
+def test_cached_decode_equals_the_full_forward(name):
+    """Two rows of other lengths, left-padded; the cache is filled by the prompt, then token by token."""
+    _, model = build(CONFIGS[name])
+    rows = [draw_tokens(9, seed=6), draw_tokens(7, seed=7)]
+    steps, prompt_length = 4, 5
+    prompt_BP = np.zeros((2, prompt_length), np.int32)
+    mask_BP = np.zeros((2, prompt_length), bool)
+    for b, row in enumerate(rows):
+        prompt_BP[b, prompt_length - (len(row) - steps) :] = row[:-steps]
+        mask_BP[b, prompt_length - (len(row) - steps) :] = True
+    lengths_B = mask_BP.sum(axis=1)
+    positions_BP = np.maximum(np.cumsum(mask_BP, axis=1) - 1, 0)
+    _, (k, v) = model(prompt_BP, positions_BP, decoder.causal_mask(jnp.asarray(mask_BP, jnp.int32)))
+    room = ((0, 0), (0, steps), (0, 0), (0, 0))
+    cache = [(jnp.pad(k[i], room), jnp.pad(v[i], room)) for i in range(model.cfg.layers)]
+    decode = jax.jit(lambda *args: model.decode(model.layer_list(), *args))
+    full = [alone(model, row) for row in rows]
+    for t in range(steps):
+        token_B = jnp.array([row[n + t] for row, n in zip(rows, lengths_B, strict=True)])
+        mask_BK = np.concatenate([mask_BP, np.tile(np.arange(steps) <= t, (2, 1))], axis=1)
+        hidden_BD, cache = decode(token_B, lengths_B + t, mask_BK, cache, prompt_length + t)
+        for b, n in enumerate(lengths_B):
+            np.testing.assert_allclose(hidden_BD[b], full[b][n + t], atol=2e-5)
+
+
+def test_rematerialisation_changes_no_gradient():
+    params, _ = build(TINY)
+    tokens = jnp.asarray(draw_tokens(6, seed=8))[None]
+    mask = decoder.causal_mask(jnp.ones((1, 6), jnp.int32))
+
+    @partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def gradient(params, remat):
+        model = nnx.merge(decoder.split(TINY)[0], params)
+        return jnp.sum(jnp.sin(model(tokens, jnp.arange(6)[None], mask, remat)[0]))
+
+    plain = gradient(params, "none")
+    for remat in ("dots", "full"):
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(gradient(params, remat)), strict=True):
+            assert np.abs(a).max() > 0
+            np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_parameter_has_logical_axes_of_its_own_shape(name):
+    cfg = CONFIGS[name]
+    sizes = {
+        "vocab": cfg.vocab_size, "embed": cfg.width, "norm": cfg.width, "layers": cfg.layers, "mlp": cfg.mlp_width,
+        "heads": cfg.heads * cfg.head_dim, "kv_heads": cfg.kv_heads * cfg.head_dim,
+    }  # fmt: skip
+    flat = jax.tree_util.tree_flatten_with_path(decoder.split(cfg)[1])[0]
+    assert len(flat) == 11 + (not cfg.tied_head) + 2 * cfg.qk_norm
+    for path, leaf in flat:
+        parameter = path[-1].key
+        axes = decoder.AXES[parameter]
+        assert set(axes) <= set(sharding.RULES)
+        expected = (cfg.layers, cfg.head_dim) if parameter in ("q_norm", "k_norm") else tuple(sizes[a] for a in axes)
+        assert leaf.shape == expected, parameter

@@ -1,0 +1,153 @@
+"""bin/train.py as a user starts it: the tiny preset whole, killed and resumed, stopped by a signal, misused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parent.parent
+TIMING = {"seconds", "seconds_update", "seconds_rollout", "seconds_score", "tokens_per_second", "compilations"}
+
+
+def start(workdir, cache, *arguments):
+    env = os.environ | {"CAMOPD_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
+    env.pop("XLA_FLAGS", None)  # one device, as on a user's machine
+    command = [sys.executable, "bin/train.py", "--config=configs/medical.py:tiny", f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def wait_for(workdir, step):
+    """Return once metrics.jsonl of the recovery holds `step`."""
+    deadline = time.monotonic() + 240
+    path = workdir / "metrics.jsonl"
+    while time.monotonic() < deadline:
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"step {step} did not come")
+
+
+def records(workdir):
+    def rows(name):
+        lines = (workdir / name).read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+    return rows("metrics.jsonl"), rows("eval.jsonl"), load_file(workdir / "export" / "model.safetensors")
+
+
+def assert_same(a, b):
+    assert a[0] == b[0]
+    assert a[1] == b[1]
+    assert a[2].keys() == b[2].keys()
+    for name in a[2]:
+        np.testing.assert_array_equal(a[2][name], b[2][name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    home = tmp_path_factory.mktemp("undisturbed")
+    clock = time.monotonic()
+    code, output = finish(start(home / "run", home / "cache"))
+    assert code == 0, output
+    return home, output, time.monotonic() - clock
+
+
+def test_tiny_leaves_what_it_promises_within_90_seconds(undisturbed):
+    home, output, seconds = undisturbed
+    assert seconds < 90
+    run = home / "run"
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps] == list(range(1, 9))
+    assert [s["branch"] for s in steps] == ["general", "general", "general", "domain"] * 2
+    assert all(s["compilations"] == 0 for s in steps[4:]), "something compiled after the first cycle"
+    for name in ("config.json", "summary.md", "plots/recovery.png", "plots/gaps.png", "export/config.json"):
+        assert (run / name).stat().st_size > 0
+    assert (run / "specialised" / "model.safetensors").exists()
+    assert "recovery of reverse KL" in output
+    assert "Traceback" not in output
+
+
+def test_a_second_run_reuses_teacher_and_evaluations_and_agrees(undisturbed, tmp_path):
+    home, _, _ = undisturbed
+    code, output = finish(start(tmp_path / "run", home / "cache"))
+    assert code == 0, output
+    assert "from the cache" in output
+    assert "evaluating: general teacher" not in output
+    assert_same(records(tmp_path / "run"), records(home / "run"))
+
+
+def test_kill_9_and_restart_is_bit_identical(undisturbed, tmp_path):
+    home, _, _ = undisturbed
+    process = start(tmp_path / "run", home / "cache")
+    wait_for(tmp_path / "run", 5)
+    process.kill()
+    process.communicate()
+    code, output = finish(start(tmp_path / "run", home / "cache"))
+    assert code == 0, output
+    assert "going on from the checkpoint at step" in output
+    assert_same(records(tmp_path / "run"), records(home / "run"))
+
+
+def test_sigterm_in_the_specialisation_saves_and_resumes(undisturbed, tmp_path):
+    home, _, _ = undisturbed
+    process = start(tmp_path / "run", tmp_path / "cache")
+    wait_for(tmp_path / "run" / "specialise", 1)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 128 + signal.SIGTERM, output
+    assert "the state is saved" in output and "Traceback" not in output
+    code, output = finish(start(tmp_path / "run", tmp_path / "cache"))
+    assert code == 0, output
+    assert "specialise: going on from the checkpoint" in output
+    assert_same(records(tmp_path / "run"), records(home / "run"))
+
+
+def test_a_run_that_diverges_stops_and_names_step_and_branch(undisturbed, tmp_path):
+    home, _, _ = undisturbed
+    code, output = finish(start(tmp_path / "run", home / "cache", "--config.optim.learning_rate=1e38"))
+    assert code == 1, output
+    assert "error: step" in output and "branch general" in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config=configs/nothing.py"], "nothing.py"),
+        (["--config=configs/medical.py:huge"], "allowed presets"),
+        (["--config.rollout.batchsize=4"], "Did you mean"),
+        (["--config.rollout.batch_size=many"], "batch_size"),
+        (["--config.rollout.batch_size=0"], "rollout.batch_size"),
+        (["--config.camopd.rho.general=1.5"], "camopd.rho.general"),
+        (["--config.camopd.demand.domain=big"], "'absolute'"),
+        (["--config.teachers.general=pypi:nothing"], "allowed are"),
+        (["--config.mesh.fsdp=3"], "mesh"),
+        (["--config.rollout.max_prompt_tokens=20"], "micro.width"),
+        (["--config.data.general.source=path:x"], "builtin:general"),
+        (["somewhere"], "unknown argument"),
+        (["--no_such_flag=1"], "no_such_flag"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_2(tmp_path, arguments, says):
+    code, output = finish(start(tmp_path / "run", tmp_path / "cache", *arguments))
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert code == 2, output
+    assert len(errors) == 1 and says in errors[0]
+    assert "Traceback" not in output
+
+
+def test_help_says_how_to_use_it():
+    done = subprocess.run([sys.executable, "bin/train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--config=configs/medical.py" in done.stdout and "--workdir" in done.stdout
