@@ -1,7 +1,7 @@
 """`builtin:icd10`: medical-coding questions that can be answered by reading, from the PyPI package simple-icd-10-cm.
 
-A question gives a clinical term (an inclusion term of an ICD-10-CM code) and a few candidate lines of code and
-title, one of which fits. Train and held-out questions share neither a three-character category nor a template.
+A question gives a clinical term (an inclusion term of an ICD-10-CM code) and a few candidate lines of title and
+code, one of which fits. Train and held-out questions share neither a three-character category nor a template.
 """
 
 import re
@@ -21,7 +21,8 @@ HELDOUT_TEMPLATES = (
     'Choose the right code for the entry "{term}" from this list:\n{lines}',
     "Candidates:\n{lines}\nA doctor wrote: {term}\nFind the code.",
 )
-ANSWER = '"{term}" matches {title}, so the code is {code}.'
+LINE = "{title}: {code}"
+ANSWER = '"{term}" matches {title}: {code}.'
 HELDOUT_SHARE = 0.2  # of the three-character categories
 
 
@@ -57,8 +58,8 @@ def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Q
 
 
 def exact_match(response: str, code: str) -> bool:
-    """True if the response ends in the fixed form `so the code is X.` and X is the code."""
-    found = re.search(r"so the code is (\S+?)\.?\s*$", response)
+    """True if the response ends in the fixed form `"term" matches title: X.` and X is the code."""
+    found = re.search(r'^".+" matches .+: (\S+?)\.?\s*$', response)
     return found is not None and found.group(1) == code
 
 
@@ -69,7 +70,7 @@ def _question(entries, entry, templates, candidates, rng) -> Question:
         # Another chapter and no word in common: the question must have one answer for a reader.
         if other.code[0] not in {c.code[0] for c in chosen} and not set(_stems(other.title)) & set(_stems(entry.term)):
             chosen.append(other)
-    lines = "\n".join(f"{chosen[i].code} {chosen[i].title}" for i in rng.permutation(candidates))
+    lines = "\n".join(LINE.format(title=chosen[i].title, code=chosen[i].code) for i in rng.permutation(candidates))
     text = templates[rng.integers(len(templates))].format(term=entry.term, lines=lines)
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
     return Question(messages, ANSWER.format(term=entry.term, title=entry.title, code=entry.code), entry.code)

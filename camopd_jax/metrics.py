@@ -1,6 +1,7 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -22,14 +23,19 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """Put rows in the place of a file's, whole or not at all."""
+    staged = path.with_suffix(".tmp")
+    staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(staged, path)
+
+
 class Jsonl:
     """One JSON object a line, flushed at once; on resume the lines after the restored step are dropped."""
 
     def __init__(self, path: Path, after_step: int):
-        kept = [row for row in read_jsonl(path) if row["step"] <= after_step]
-        self._file = path.open("w", encoding="utf-8")
-        for row in kept:
-            self.write(row)
+        write_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= after_step])
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict) -> None:
         self._file.write(json.dumps(row) + "\n")

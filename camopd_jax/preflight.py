@@ -39,7 +39,7 @@ def check_config(config: ConfigDict) -> None:
     positive("rollout.batch_size", "rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.temperature")
     positive("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk", "data.domain.count")
     positive("checkpoint.every", "checkpoint.keep_last", "eval.batch_size", "eval.max_new_tokens")
-    positive("eval.max_domain_tokens")
+    positive("eval.max_domain_tokens", "eval.max_instruction_tokens")
     natural("seed", "specialise.seed", "specialise.warmup_steps", "optim.warmup_steps", "optim.weight_decay")
     natural("checkpoint.keep_best", "data.general.count", "eval.every", "eval.seed", "eval.instructions")
     for key in ("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "data.domain.candidates"):
@@ -56,7 +56,7 @@ def check_config(config: ConfigDict) -> None:
         positive(f"camopd.scale.{branch}")
         need(f"data.{branch}.source", lambda v: v in SOURCES, ", ".join(SOURCES))
     longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    answered = max(config.eval.max_new_tokens, config.rollout.max_new_tokens)
+    answered = max(config.eval.max_new_tokens, config.rollout.max_new_tokens)  # of the responses that are scored
     if config.micro.width < max(longest, config.rollout.max_prompt_tokens + answered):
         raise ValueError(
             f"config.micro.width = {config.micro.width}: a packed row must hold rollout.max_prompt_tokens "

@@ -1,6 +1,5 @@
 """The recovery run, end to end: specialise, evaluate the teachers, recover with CaMOPD, evaluate, report."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -207,7 +206,7 @@ def _evaluation(setup: Setup) -> suite.Suite:
     return suite.Suite(
         setup.engine,
         general=task(config.data.general.source, e.general_prompts, e.max_new_tokens),
-        instructions=task("builtin:instructions", e.instructions, e.max_new_tokens),
+        instructions=task("builtin:instructions", e.instructions, e.max_instruction_tokens),
         domain=task(config.data.domain.source, e.domain_prompts, e.max_domain_tokens),
         batch_size=e.batch_size,
         seed=e.seed,
@@ -233,7 +232,8 @@ def _full_evaluation(setup: Setup, evaluation: suite.Suite) -> Callable:
     def evaluate(name: str, weights: Callable[[], Params], fingerprint: str | None) -> dict[str, suite.Measure]:
         def compute():
             print(f"evaluating: {name} ...", flush=True)
-            return evaluation.run(lambda: engine.place(weights()), place_general, reference)
+            is_general = fingerprint == general.fingerprint
+            return evaluation.run(lambda: engine.place(weights()), place_general, reference, is_general)
 
         return cached.measures(shaped_by | {"model": fingerprint}, compute) if fingerprint else compute()
 
@@ -255,7 +255,7 @@ def _report(setup: Setup, models: dict[str, dict[str, suite.Measure]]) -> None:
     steps, evaluations = (metrics.read_jsonl(workdir / f"{name}.jsonl") for name in ("metrics", "eval"))
     short = [row for row in evaluations if row["metric"] == "short_reverse_kl"]
     full = [row for name, measures in models.items() for row in suite.rows(name, last, measures)]
-    (workdir / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in short + full))
+    metrics.write_jsonl(workdir / "eval.jsonl", short + full)
     plots = workdir / "plots"
     plots.mkdir(exist_ok=True)
     summary.plot_recovery(plots / "recovery.png", steps, short)

@@ -16,16 +16,20 @@ LINES = (  # measure, how it is printed, digits
     ("instructions", "instruction following, pass rate", 3),
     ("domain", "ICD-10 coding, exact match", 3),
     ("eos_rate", "responses that end by themselves", 2),
-    ("length", "response length, tokens", 1),
+    ("length", "response length, tokens (share of the general teacher's)", 1),
 )
 COLORS = {"general": "#1f6fb4", "domain": "#d1701f"}
 
 
 def table(models: dict[str, dict[str, Measure]]) -> str:
-    """Every measure (± one standard error) of every model, as Markdown."""
+    """Every measure (± one standard error) of every model, as Markdown; the first is the general teacher."""
+    teacher = next(iter(models.values()))
     out = ["| held-out measure | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
     for name, label, digits in LINES:
         cells = [f"{m[name].value():.{digits}f} ± {m[name].stderr():.{digits}f}" for m in models.values()]
+        if name == "length":
+            shares = [m[name].value() / teacher[name].value() for m in models.values()]
+            cells = [f"{cell} ({share:.2f})" for cell, share in zip(cells, shares, strict=True)]
         out.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(out)
 

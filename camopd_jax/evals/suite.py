@@ -94,22 +94,27 @@ class Suite:
         place: Callable[[], Params],
         general: Callable[[], Params],
         reference: tuple[Rollout, np.ndarray],
+        is_general: bool,
     ) -> dict[str, Measure]:
         """All measures of a model; `place` and `general` put a model's weights on the mesh, one at a time.
 
         Reverse KL: mean over the model's own response tokens of log pi - log pi_general; forward KL: over the
         general teacher's tokens of log pi_general - log pi. Both in nats a token, sampled at the run's
-        temperature, as are EOS rate and length. Instruction following and domain answers are greedy.
+        temperature, as are EOS rate and length. Instruction following and domain answers are greedy. The general
+        teacher itself (`is_general`) has its responses in the reference already.
         """
         params = place()
-        rollout = self.sample(params, self.general, self.engine.numerics.temperature)
-        own = self.engine.score(params, rollout)
         teacher_rollout, teacher_own = reference
-        forward = teacher_own - self.engine.score(params, teacher_rollout)
+        rollout, own, under_own = teacher_rollout, teacher_own, teacher_own
+        if not is_general:
+            rollout = self.sample(params, self.general, self.engine.numerics.temperature)
+            own = self.engine.score(params, rollout)
+            under_own = self.engine.score(params, teacher_rollout)
+        forward = teacher_own - under_own
         followed = self.engine.texts(self.sample(params, self.instructions, 0.0))
         coded = self.engine.texts(self.sample(params, self.domain, 0.0))
         del params
-        reverse = own - self.engine.score(general(), rollout)
+        reverse = own - (teacher_own if is_general else self.engine.score(general(), rollout))
         tokens = rollout.response_mask_BT.sum(axis=1).astype(np.float64)
         passed = [checks.passes(t, p.checks) for t, p in zip(followed, self.instructions.prompts, strict=True)]
         exact = [icd10.exact_match(t, p.code) for t, p in zip(coded, self.domain.prompts, strict=True)]
