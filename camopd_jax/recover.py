@@ -86,20 +86,18 @@ def specialise(setup: Setup) -> Model:
     )  # fmt: skip
     encoded = data.encode_prompts(engine.tokenizer, prompts, config.rollout.max_prompt_tokens)
     answers = data.encode_answers(engine.tokenizer, prompts)
+    own = {"learning_rate": s.learning_rate, "warmup_steps": s.warmup_steps, "decay_steps": s.steps}
+    optim = config.optim.to_dict() | own
     made_of = {
         "general": setup.general.fingerprint,
-        "specialise": s.to_dict(),
-        "optim": config.optim.to_dict(),
-        "micro": config.micro.to_dict(),
+        "optim": optim,
+        "batch_size": s.batch_size,
+        "seed": s.seed,
         "data": cached.digest([x.tolist() for x in encoded + answers]),
     }
     home = load.cache_dir() / "specialised" / cached.digest(made_of)
     if not home.is_dir():
-        optimizer = make_optimizer(
-            **config.optim.to_dict()
-            | {"learning_rate": s.learning_rate, "warmup_steps": s.warmup_steps, "decay_steps": s.steps}
-        )
-        steps = _steps(setup, sft.objective, optimizer)
+        steps = _steps(setup, sft.objective, make_optimizer(**optim))
         collect = sft.collector(
             encoded, answers, batch_size=s.batch_size, seed=s.seed, shape=engine.shape,
             pad_id=engine.tokenizer.pad_token_id,
