@@ -34,12 +34,12 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.data.domain.candidates = 3  # code lines of a question
 
     c.specialise = ConfigDict()
-    c.specialise.steps = 32  # updates
+    c.specialise.steps = 28  # updates
     c.specialise.batch_size = 12  # question-answer pairs an update
     c.specialise.seed = 1  # of the questions and their order; not the run's, so that runs share the teacher
-    c.specialise.learning_rate = 5e-5
+    c.specialise.learning_rate = 7e-5
     c.specialise.warmup_steps = 4  # then linear to 0 at the last step
-    c.specialise.checkpoint_every = 16  # updates
+    c.specialise.checkpoint_every = 14  # updates
 
     c.rollout = ConfigDict()
     c.rollout.batch_size = 12  # prompts a step, one response each
@@ -72,7 +72,7 @@ def get_config(preset: str = "small") -> ConfigDict:
 
     c.micro = ConfigDict()  # the one shape that is compiled for scoring and training
     c.micro.rows = 2  # packed rows, over all devices
-    c.micro.width = 288  # tokens of a packed row
+    c.micro.width = 304  # tokens of a packed row
     c.micro.slots = 96  # response tokens of a packed row
     c.micro.logit_chunk = 96  # tokens whose logits over the vocabulary exist at a time
     c.micro.remat = "full"  # what the backward pass recomputes: "none", "dots", "full"

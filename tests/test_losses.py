@@ -53,7 +53,13 @@ def test_chunked_logp_is_the_plain_loop(chunk, temperature):
 def test_chunked_logp_gradients_by_finite_differences():
     hidden, head, labels, _ = _case()
     check_grads(
-        lambda h, w: losses.chunked_logp(h, w, labels, 0.7, 3), (hidden, head), 1, ["rev"], atol=1e-2, rtol=1e-2, eps=1e-2
+        lambda h, w: losses.chunked_logp(h, w, labels, 0.7, 3),
+        (hidden, head),
+        1,
+        ["rev"],
+        atol=1e-2,
+        rtol=1e-2,
+        eps=1e-2,
     )
 
 

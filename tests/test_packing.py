@@ -54,9 +54,7 @@ def test_every_selected_sequence_is_there_whole_and_once():
         for batch in packed.batches:
             assert batch.tokens_RW.shape == (shape.rows, shape.width)
             assert batch.labels_RS.shape == (shape.rows, shape.slots)
-            for tokens, positions, segments in zip(
-                batch.tokens_RW, batch.positions_RW, batch.segments_RW, strict=True
-            ):
+            for tokens, positions, segments in zip(batch.tokens_RW, batch.positions_RW, batch.segments_RW, strict=True):
                 assert (tokens[segments == 0] == 0).all()
                 for segment in range(1, segments.max() + 1):
                     columns = np.flatnonzero(segments == segment)

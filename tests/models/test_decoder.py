@@ -27,7 +27,7 @@ def random_weights(cfg, seed=0):
 
     def one(path, leaf):
         noise = rng.normal(size=leaf.shape).astype(np.float32)
-        return 1 + 0.3 * noise if path[-1].key.endswith("norm") else 0.3 * noise
+        return jnp.asarray(1 + 0.3 * noise if path[-1].key.endswith("norm") else 0.3 * noise)
 
     return jax.tree_util.tree_map_with_path(one, decoder.split(cfg)[1])
 
