@@ -37,6 +37,7 @@ class Engine:
         self.graph, self.shapes = decoder.split(cfg)
         self.params_at = sharding.param_shardings(mesh, self.shapes, decoder.AXES)
         self._rows = sharding.by_rows(mesh)
+        self._sampler = functools.cache(self._build_sampler)
         self._score = jax.jit(
             functools.partial(sampling.score, self.graph, temperature=numerics.temperature, chunk=numerics.logit_chunk),
             in_shardings=(self.params_at, self._rows),
@@ -47,8 +48,7 @@ class Engine:
         """Copy host weights onto the mesh."""
         return jax.device_put(params, self.params_at)
 
-    @functools.cache  # noqa: B019 - one engine lives as long as the process
-    def _sampler(self, max_new_tokens: int, temperature: float):
+    def _build_sampler(self, max_new_tokens: int, temperature: float):
         return jax.jit(
             functools.partial(
                 sampling.sample,
@@ -66,10 +66,12 @@ class Engine:
         self, params: Params, prompts: Sequence[np.ndarray], key: jax.Array, *, width: int, batch: int,
         max_new_tokens: int, temperature: float,
     ) -> Rollout:  # fmt: skip
-        """One response per prompt, in batches of `batch` rows (the last one filled up with its last prompt).
+        """One response per prompt, in batches of `batch` rows (rounded up to the devices; the last one is filled up).
 
         Row i draws from fold_in(key, i), whatever the batching.
         """
+        shards = sharding.data_shards(self.mesh)
+        batch = -(-batch // shards) * shards
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts)))
         parts = []
         for start in range(0, len(prompts), batch):

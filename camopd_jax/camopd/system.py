@@ -101,6 +101,11 @@ def collector(
     seed: int,
 ) -> Callable[[TrainState, int], Experience]:
     """`collect` of the CaMOPD System (the step of docs/method.md, up to the update)."""
+    if shape.batch_size % sharding.data_shards(engine.mesh):
+        raise ValueError(
+            f"rollout.batch_size = {shape.batch_size} is not a multiple of the {sharding.data_shards(engine.mesh)} "
+            "data shards"
+        )
     rows = sharding.by_rows(engine.mesh)
     measure = {name: _measure(select.DEMANDS[b.demand], rows) for name, b in branches.items()}
 
