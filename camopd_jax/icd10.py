@@ -44,12 +44,12 @@ def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Q
     """Draw questions of a split, deterministically.
 
     Raises:
-      ValueError: if split is not "train" or "heldout", or candidates is below 2.
+      ValueError: if split is not "train" or "heldout", or candidates is not between 2 and 10.
     """
     if split not in ("train", "heldout"):
         raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
-    if candidates < 2:
-        raise ValueError(f"candidates = {candidates}: at least 2 are needed")
+    if not 2 <= candidates <= 10:
+        raise ValueError(f"data.domain.candidates = {candidates}: allowed is 2 to 10 (lines of different chapters)")
     entries = _entries(split)
     templates = TRAIN_TEMPLATES if split == "train" else HELDOUT_TEMPLATES
     rng = np.random.default_rng((seed, split == "train"))

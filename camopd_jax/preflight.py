@@ -41,8 +41,8 @@ def check_config(config: ConfigDict) -> None:
     positive("checkpoint.every", "checkpoint.keep_last", "eval.batch_size", "eval.max_new_tokens")
     positive("eval.max_domain_tokens", "eval.max_instruction_tokens")
     natural("seed", "specialise.seed", "specialise.warmup_steps", "optim.warmup_steps", "optim.weight_decay")
-    natural("checkpoint.keep_best", "data.general.count", "eval.every", "eval.seed", "eval.instructions")
-    for key in ("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "data.domain.candidates"):
+    natural("checkpoint.keep_best", "data.general.count", "eval.every", "eval.seed")
+    for key in ("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "eval.instructions"):
         need(key, lambda v: v >= 2, "2 or more")
     need("eval.interpolation", lambda v: 0 <= v <= 1, "between 0 and 1")
     need("optim.name", lambda v: v in ("adamw", "sgd"), "'adamw' or 'sgd'")

@@ -92,12 +92,12 @@ def build_steps(
         return jax.tree.map(jnp.add, grads, new), {"loss": value, **sums}
 
     def measure(state, grads):
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         moment = next((s.mu for s in state.opt_state if hasattr(s, "mu")), None)
         figures = {"grad_norm": norm, "lr": optimizer.learning_rate(state.step)}
         figures["clip_rate"] = (norm > optimizer.clip_norm).astype(jnp.float32)
         if moment is not None:
-            size = norm * optax.global_norm(moment)
+            size = norm * optax.tree.norm(moment)
             figures["moment_cosine"] = optax.tree.vdot(grads, moment) / jnp.maximum(size, 1e-30)
         return figures
 

@@ -1,0 +1,333 @@
+"""CaMOPD's update against eq. 7 written out: plain loops, gradients on unpacked sequences, AdamW in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from camopd_jax import data, loop, packing, sharding
+from camopd_jax import step as steps_of
+from camopd_jax.camopd import system
+from camopd_jax.engine import Engine, Numerics
+from camopd_jax.models import decoder
+from camopd_jax.models.load import TINY, load
+from camopd_jax.packing import PackShape
+from camopd_jax.types import Experience, Rollout
+
+BAND = (0.5, 5.0)
+TAU = 0.7
+SHAPE = PackShape(rows=1, width=20, slots=8)
+SGD = dict(name="sgd", learning_rate=0.1, warmup_steps=0, decay_steps=0, clip_norm=1e9)
+SGD |= dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0)
+
+
+def _mesh():
+    return jax.make_mesh(
+        (1, 1, 1), sharding.MESH_AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
+    )
+
+
+def _params(seed):
+    """Weights large enough that attention and softmax are far from uniform."""
+    leaves, tree = jax.tree.flatten(decoder.random_params(TINY, seed))
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(tree, [np.asarray(p) + rng.normal(0, 0.15, p.shape).astype(np.float32) for p in leaves])
+
+
+def _rollout(prompt_lengths=(4, 2, 6, 3, 5), response_lengths=(3, 5, 1, 4, 2)):
+    rng = np.random.default_rng(0)
+    batch, width, steps = len(prompt_lengths), max(prompt_lengths), max(response_lengths)
+    prompt_mask = np.arange(width) >= width - np.array(prompt_lengths)[:, None]
+    response_mask = np.arange(steps) < np.array(response_lengths)[:, None]
+    tokens = rng.integers(TINY.vocab_size, size=(batch, width + steps)).astype(np.int32)
+    return Rollout(tokens, prompt_mask, response_mask, np.zeros((batch, steps), np.float32))
+
+
+def _noise(rollout, seed, scale, mean=0.0):
+    return np.random.default_rng(seed).normal(mean, scale, size=rollout.response_mask_BT.shape).astype(np.float32)
+
+
+def _sequence(rollout, b):
+    """The tokens of one row without padding, and the length of its prompt."""
+    width, prompt = rollout.prompt_mask_BP.shape[1], int(rollout.prompt_mask_BP[b].sum())
+    return rollout.tokens_BL[b, width - prompt : width + int(rollout.response_mask_BT[b].sum())], prompt
+
+
+def _all_logp(params, tokens_L):
+    """log pi of tokens 1, 2, ... of one sequence, from the full logits of its own forward pass."""
+    graph, _ = decoder.split(TINY)
+    model = nnx.merge(graph, params)
+    length = len(tokens_L)
+    mask = np.tril(np.ones((1, length, length), bool))
+    hidden, _ = model(tokens_L[None], np.arange(length)[None], mask)
+    logp_LV = jax.nn.log_softmax(hidden[0] @ params["embed"].T / TAU, axis=-1)
+    return logp_LV[np.arange(length - 1), tokens_L[1:]]
+
+
+plain_logp = jax.jit(_all_logp)
+
+
+@jax.jit
+def plain_grad(params, tokens_L, sampler_logp_L, factor_L):
+    """-sum_t w_t factor_t log pi(y_t|h_t) of one sequence, the number of w_t > 0, and the gradient."""
+
+    def loss(params):
+        logp_L = jnp.concatenate([jnp.zeros(1), _all_logp(params, tokens_L)])
+        w_L = jnp.exp(logp_L - sampler_logp_L)
+        w_L = jax.lax.stop_gradient(jnp.where((w_L < BAND[0]) | (w_L > BAND[1]), 0.0, w_L))
+        return -jnp.sum(w_L * factor_L * logp_L), jnp.sum((w_L > 0) & (factor_L != 0))
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def _plain_equation_7(rollout, logp, gap, scale, selected):
+    """The loss and its gradient in log pi, in float64, a token at a time."""
+    loss, gradient = 0.0, np.zeros(logp.shape)
+    for i in selected:
+        length = int(rollout.response_mask_BT[i].sum())
+        for t in range(length):
+            w = np.exp(float(logp[i, t]) - float(rollout.sampler_logp_BT[i, t]))
+            w = w if BAND[0] <= w <= BAND[1] else 0.0
+            gradient[i, t] = -w * scale * float(gap[i, t]) / length / len(selected)
+            loss += gradient[i, t] * float(logp[i, t])
+    return loss, gradient
+
+
+@pytest.mark.parametrize("shape", [SHAPE, PackShape(2, 9, 5), PackShape(3, 40, 30), PackShape(1, 100, 60)])
+def test_the_micro_batches_sum_to_equation_7_and_its_gradient(shape):
+    rollout = _rollout()
+    logp, gap = _noise(rollout, 1, 1.0, -3.0), _noise(rollout, 2, 1.0)
+    rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, logp + _noise(rollout, 3, 1))
+    selected = np.array([3, 0, 1, 4])
+    updates = system.make_updates(rollout, 2.0 * gap, selected, shape)
+    packed = packing.pack(rollout, selected, shape)
+    assert len(updates) == len(packed.batches)
+    objective = system.objective(BAND)
+
+    def total(logp_BT):
+        loss, tokens, kept = 0.0, 0, 0
+        for m, update in enumerate(updates):
+            value, sums = objective(logp_BT[packed.row_MRS[m], packed.column_MRS[m]], update)
+            loss, tokens, kept = loss + value, tokens + sums["tokens"], kept + sums["w_kept"]
+        return loss, (tokens, kept)
+
+    (loss, (tokens, kept)), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(logp))
+    expected_loss, expected_gradient = _plain_equation_7(rollout, logp, gap, 2.0, selected)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+    assert int(tokens) == 3 + 5 + 4 + 2
+    assert 0 < int(kept) == np.count_nonzero(expected_gradient) < int(tokens)
+
+
+def test_weights_are_shares_of_the_global_batch_however_it_is_split():
+    rollout = _rollout()
+    gap = _noise(rollout, 2, 1.0)
+    expected = np.zeros(gap.shape)
+    for i, length in ((3, 4), (2, 1), (1, 5)):
+        expected[i, :length] = 1 / 3 / length
+    counts = set()
+    for shape in (SHAPE, PackShape(2, 9, 5), PackShape(1, 100, 60)):
+        updates = system.make_updates(rollout, gap, np.array([3, 2, 1]), shape)
+        packed = packing.pack(rollout, [3, 2, 1], shape)
+        weights = packed.scatter(np.stack([u.weight_RS for u in updates]), gap.shape)
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+        assert sum(float(u.weight_RS.sum()) for u in updates) == pytest.approx(1.0)
+        counts.add(len(updates))
+    assert len(counts) > 1
+
+
+def test_nothing_selected_is_no_update():
+    rollout = _rollout()
+    assert system.make_updates(rollout, _noise(rollout, 2, 1.0), np.array([], int), SHAPE) == []
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Steps of the tiny model, its graph and parameters; micro-batches have SHAPE."""
+    graph, shapes = decoder.split(TINY)
+    steps = steps_of.build_steps(
+        graph, shapes, _mesh(), decoder.AXES, system.objective(BAND), steps_of.make_optimizer(**SGD),
+        temperature=TAU, chunk=5, remat="none",
+    )  # fmt: skip
+    return steps, _params(0)
+
+
+def _micro_sum(tiny, updates):
+    steps, params = tiny
+    grads, loss, kept = steps.zeros(), 0.0, 0
+    for update in updates:
+        grads, sums = steps.micro(params, grads, update)
+        loss, kept = loss + float(sums["loss"]), kept + int(sums["w_kept"])
+    return grads, loss, kept
+
+
+def test_summed_micro_step_gradients_are_those_of_unpacked_sequences(tiny):
+    rollout, selected = _rollout(), [3, 0, 1, 4]
+    gap = _noise(rollout, 2, 1.0)
+    sampler_logp = _noise(rollout, 3, 0.6)
+    for b in selected:
+        tokens, prompt = _sequence(rollout, b)
+        sampler_logp[b, : len(tokens) - prompt] += np.asarray(plain_logp(tiny[1], tokens))[prompt - 1 :]
+    rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, sampler_logp)
+
+    updates = system.make_updates(rollout, 2.0 * gap, np.array(selected), SHAPE)
+    assert len(updates) == 2
+    grads, loss, kept = _micro_sum(tiny, updates)
+
+    expected, expected_loss, expected_kept = jax.tree.map(np.zeros_like, tiny[1]), 0.0, 0
+    for b in selected:
+        tokens, prompt = _sequence(rollout, b)
+        length = len(tokens) - prompt
+        sampler, factor = np.zeros((2, len(tokens)), np.float32)
+        sampler[prompt:] = sampler_logp[b, :length]
+        factor[prompt:] = 2.0 * gap[b, :length] / length / len(selected)
+        (value, n), new = plain_grad(tiny[1], tokens, sampler, factor)
+        expected = jax.tree.map(np.add, expected, jax.device_get(new))
+        expected_loss, expected_kept = expected_loss + float(value), expected_kept + int(n)
+    assert loss == pytest.approx(expected_loss, rel=1e-4)
+    assert 0 < kept == expected_kept < 14
+    for (path, got), want in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(expected), strict=True):
+        assert np.abs(want).max() > 1e-4, path
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max(), err_msg=str(path))
+
+
+def test_zero_credit_gives_exactly_zero_gradient(tiny):
+    rollout = _rollout()
+    updates = system.make_updates(rollout, np.zeros(rollout.response_mask_BT.shape), np.arange(5), SHAPE)
+    grads, loss, _ = _micro_sum(tiny, updates)
+    assert loss == 0
+    for leaf in jax.tree.leaves(grads):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+PROMPTS = [np.arange(1, 5, dtype=np.int32) * k for k in (1, 3, 7, 11, 13, 17)]
+PROMPTS = [p[: 2 + i % 3] for i, p in enumerate(PROMPTS)]
+ROLLOUTS = system.RolloutShape(batch_size=4, max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """A collector whose general teacher differs from the student and whose domain teacher is the student."""
+    engine = Engine(TINY, _mesh(), load("random:llama").tokenizer, SHAPE, Numerics(temperature=TAU, logit_chunk=5))
+    names = [f"p{i}" for i in range(len(PROMPTS))]
+    branches = {
+        "general": system.Branch("general", 0, PROMPTS, names, PROMPTS[:4], "absolute", 0.6, 2.0),
+        "domain": system.Branch("domain", 1, PROMPTS, names, PROMPTS[:4], "positive", 0.8, 1.0),
+    }
+    student, other = _params(0), _params(1)
+    teachers = system.Teachers(engine, {"general": lambda: other, "domain": lambda: student})
+    collect = system.collector(engine, teachers, branches, ("general", "domain"), ROLLOUTS, seed=3)
+    return engine, branches, collect, student, other
+
+
+def _state(tiny, key=5):
+    return tiny[0].init(jax.tree.map(jnp.array, tiny[1]), jax.random.key(key))
+
+
+def _trained(updates):
+    """{tokens of a sequence: (credit of its response, weight of each of its tokens)} from the packed arrays."""
+    found = {}
+    for update in updates:
+        packed = update.packed
+        for r, segments in enumerate(packed.segments_RW):
+            for segment in range(1, segments.max() + 1):
+                slots = packed.slot_mask_RS[r] & (segments[packed.source_RS[r]] == segment)
+                key = tuple(packed.tokens_RW[r][segments == segment].tolist())
+                assert key not in found
+                found[key] = (update.credit_RS[r][slots], update.weight_RS[r][slots])
+    return found
+
+
+def test_collect_trains_the_samples_of_largest_demand_with_scaled_credit(tiny, collected):
+    engine, branches, collect, student, other = collected
+    state = _state(tiny)
+    experience = collect(state, 0)
+    assert experience.branch == "general"
+
+    chosen = data.batch_at(len(PROMPTS), 4, 0, 3)
+    rollout = system.sample_prompts(
+        engine, student, branches["general"], [PROMPTS[i] for i in chosen], jax.random.fold_in(state.key, 0), ROLLOUTS
+    )
+    gaps = []
+    for b in range(4):
+        tokens, prompt = _sequence(rollout, b)
+        assert tokens[:prompt].tolist() == PROMPTS[chosen[b]].tolist()
+        own = np.asarray(plain_logp(student, tokens))[prompt - 1 :]
+        np.testing.assert_allclose(rollout.sampler_logp_BT[b, : len(own)], own, atol=1e-4)
+        gaps.append(np.asarray(plain_logp(other, tokens))[prompt - 1 :] - own)
+    demand = [sum(abs(float(x)) for x in gap) / len(gap) for gap in gaps]
+    order = sorted(range(4), key=lambda b: -demand[b])
+    count = next(k for k in range(5) if sum(demand[b] for b in order[:k]) >= 0.6 * sum(demand))
+    assert 0 < count < 4
+
+    trained = _trained(experience.updates)
+    assert len(trained) == count == experience.metrics["selected"]
+    for b in order[:count]:
+        credit, weight = trained[tuple(_sequence(rollout, b)[0].tolist())]
+        np.testing.assert_allclose(credit, 2.0 * gaps[b], atol=1e-3)
+        np.testing.assert_allclose(weight, np.full(len(gaps[b]), 1 / count / len(gaps[b])), rtol=1e-6)
+    tokens = sum(map(len, gaps))
+    assert experience.metrics["response_tokens"] == tokens
+    assert experience.metrics["reverse_kl"] == pytest.approx(-sum(float(g.sum()) for g in gaps) / tokens, abs=1e-3)
+    assert experience.metrics["gap_abs"] == pytest.approx(sum(np.abs(g).sum() for g in gaps) / tokens, abs=1e-3)
+    assert experience.metrics["mass"] == pytest.approx(sum(demand[b] for b in order[:count]) / sum(demand), abs=1e-3)
+
+
+def test_another_teacher_moves_the_student_against_the_gradient(tiny, collected):
+    state = _state(tiny)
+    experience = collected[2](state, 0)
+    grads, _, _ = _micro_sum(tiny, experience.updates)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) > 1e-3
+    new, figures = loop.update(tiny[0], state, experience, 0)
+    assert int(new.step) == 1
+    assert figures["micro_steps"] == len(experience.updates)
+    for before, after, g in zip(*map(jax.tree.leaves, (tiny[1], new.params, grads)), strict=True):
+        np.testing.assert_allclose(after, before - 0.1 * np.asarray(g), rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_equal_to_the_student_changes_nothing_but_the_step(tiny, collected):
+    state = _state(tiny)
+    key = np.asarray(jax.random.key_data(state.key)).copy()
+    experience = collected[2](state, 1)
+    assert (experience.branch, experience.updates) == ("domain", [])
+    assert {experience.metrics[k] for k in ("reverse_kl", "gap_abs", "gap_positive", "selected", "mass")} == {0.0}
+    new, figures = loop.update(tiny[0], state, experience, 1)
+    assert int(new.step) == 1
+    assert figures["loss"] == 0
+    np.testing.assert_array_equal(jax.random.key_data(new.key), key)
+    jax.tree.map(np.testing.assert_array_equal, new.params, tiny[1])
+
+
+def test_one_teacher_is_resident_and_read_when_it_is_needed(collected):
+    engine, reads = collected[0], []
+    weights = {"general": _params(1), "domain": _params(2)}
+
+    def reader(name):
+        return lambda: reads.append(name) or weights[name]
+
+    teachers = system.Teachers(engine, {name: reader(name) for name in weights})
+    for name in ("general", "general", "domain", "general"):
+        np.testing.assert_array_equal(teachers.resident(name)["embed"], weights[name]["embed"])
+    assert reads == ["general", "domain", "general"]
+
+
+def test_a_gap_that_is_not_finite_names_the_prompts(tiny, collected):
+    engine, branches, _, _, other = collected
+    broken = {**other, "norm": np.full_like(other["norm"], np.nan)}
+    teachers = system.Teachers(engine, {"general": lambda: broken})
+    collect = system.collector(engine, teachers, branches, ("general",), ROLLOUTS, seed=3)
+    with pytest.raises(FloatingPointError, match=r"branch general: sample 0 of the batch .* prompts are p\d, p\d"):
+        collect(_state(tiny), 0)
+
+
+def test_a_loss_that_is_not_finite_touches_no_parameter(tiny):
+    rollout = _rollout()
+    gap = _noise(rollout, 2, 1.0)
+    gap[1, 2] = np.inf
+    updates = system.make_updates(rollout, gap, np.array([1]), SHAPE)
+    updates = [u.replace(sampler_logp_RS=np.full_like(u.sampler_logp_RS, -6.0)) for u in updates]
+    state = _state(tiny)
+    with pytest.raises(FloatingPointError, match="step 8, branch general"):
+        loop.update(tiny[0], state, Experience("general", updates, {}), 7)
+    jax.tree.map(np.testing.assert_array_equal, state.params, tiny[1])

@@ -1,0 +1,313 @@
+"""Break the maths once in each place and see the named test fail: python tests/mutants.py [WORD ...]
+
+Each mutant is tried in a copy of package and tests. Exit code 1 if a mutant survives, if its source text is not
+found exactly once, or if one of the tests fails on the unbroken code. Words choose mutants by their description.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+AT_A_TIME = 2
+PATIENCE = 600  # seconds for one run of pytest
+
+# Exit code 9: the imported package is not the copy.
+CHILD = (
+    "import os, sys, camopd_jax, pytest\n"
+    "inside = os.path.realpath(camopd_jax.__file__).startswith(os.path.realpath(os.getcwd()) + os.sep)\n"
+    "sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *sys.argv[1:]]) if inside else 9)\n"
+)
+
+
+class Mutant(NamedTuple):
+    what: str
+    file: str  # of the package
+    source: str  # occurs there once
+    replacement: str
+    test: str  # must fail
+
+
+LOSSES, SELECT, SYSTEM = (
+    "tests/test_losses.py::test_",
+    "tests/camopd/test_select.py::test_",
+    "tests/camopd/test_system.py::test_",
+)
+PACKING, SUITE = "tests/test_packing.py::test_", "tests/evals/test_suite.py::test_"
+STEP = "tests/test_step.py::test_"
+DECODER, SAMPLING = "tests/models/test_decoder.py::test_", "tests/test_sampling.py::test_"
+# fmt: off
+MUTANTS = [
+    Mutant("logp: temperature not applied", "losses.py",
+           "logits_CV = logits_CV / temperature", "logits_CV = logits_CV * 1.0", LOSSES + "chunked_logp_by_hand"),
+    Mutant("logp: maximum for logsumexp", "losses.py",
+           "jax.nn.logsumexp(logits_CV, axis=1)", "jnp.max(logits_CV, axis=1)", LOSSES + "chunked_logp_by_hand"),
+    Mutant("logp: labels padded in front", "losses.py",
+           "jnp.pad(labels_N, (0, pad))", "jnp.pad(labels_N, (pad, 0))",
+           LOSSES + "chunked_logp_is_the_plain_loop[3-1.0]"),
+    Mutant("logp: chunks not recomputed in the backward pass", "losses.py",
+           "@jax.checkpoint\n", "\n", LOSSES + "chunked_logp_holds_no_array_of_tokens_times_vocabulary"),
+    Mutant("masked mean: over T, not the valid tokens", "losses.py",
+           "jnp.maximum(jnp.sum(mask_BT, axis=-1), 1)", "mask_BT.shape[-1]",
+           LOSSES + "masked_mean_divides_by_the_valid_tokens"),
+    Mutant("masked mean: mask ignored in the sum", "losses.py",
+           "jnp.where(mask_BT, x_BT, 0.0)", "x_BT", LOSSES + "masked_mean_divides_by_the_valid_tokens"),
+    Mutant("weight: ratio upside down", "losses.py",
+           "jnp.exp(jax.lax.stop_gradient(logp) - sampler_logp)", "jnp.exp(sampler_logp - jax.lax.stop_gradient(logp))",
+           LOSSES + "importance_weight_by_hand"),
+    Mutant("weight: stop-gradient lost", "losses.py",
+           "jax.lax.stop_gradient(logp) - sampler_logp", "logp - sampler_logp",
+           LOSSES + "the_gradient_of_the_policy_token_loss_is_minus_w_times_credit"),
+    Mutant("weight: lower edge outside the band", "losses.py",
+           "ratio >= band[0]", "ratio > band[0]", LOSSES + "the_edges_belong_to_the_band"),
+    Mutant("weight: upper edge outside the band", "losses.py",
+           "ratio <= band[1]", "ratio < band[1]", LOSSES + "the_edges_belong_to_the_band"),
+    Mutant("weight: clipped to the band, not 0 outside", "losses.py",
+           "jnp.where((ratio >= band[0]) & (ratio <= band[1]), ratio, 0.0)", "jnp.clip(ratio, band[0], band[1])",
+           LOSSES + "importance_weight_by_hand"),
+    Mutant("policy loss: sign flipped", "losses.py",
+           "return -weight * jax", "return weight * jax", LOSSES + "policy_token_loss_by_hand"),
+    Mutant("policy loss: weight left out", "losses.py",
+           "return -weight * jax.lax.stop_gradient(credit)", "return -jax.lax.stop_gradient(credit)",
+           LOSSES + "policy_token_loss_by_hand"),
+    Mutant("policy loss: stop-gradient of the credit lost", "losses.py",
+           "-weight * jax.lax.stop_gradient(credit) * logp", "-weight * credit * logp",
+           LOSSES + "the_gradient_of_the_policy_token_loss_is_minus_w_times_credit"),
+    Mutant("nll: sign flipped", "losses.py",
+           "return -jax.lax.stop_gradient(credit)", "return jax.lax.stop_gradient(credit)",
+           LOSSES + "nll_token_loss_by_hand"),
+    Mutant("weighted sum: mean over slots", "losses.py",
+           "jnp.sum(jnp.where(weight_RS > 0", "jnp.mean(jnp.where(weight_RS > 0", LOSSES + "weighted_sum_by_hand"),
+    Mutant("weighted sum: empty slots let in", "losses.py",
+           "jnp.where(weight_RS > 0, token_loss_RS * weight_RS, 0.0)", "token_loss_RS * weight_RS",
+           LOSSES + "what_stands_in_an_empty_slot_changes_neither_value_nor_gradient"),
+
+    Mutant("schedule: visit counts the step itself", "camopd/select.py",
+           "cycle[:place].count", "cycle[: place + 1].count", SELECT + "schedule_of_the_default_cycle"),
+    Mutant("schedule: one visit a round", "camopd/select.py",
+           "rounds * cycle.count(branch)", "rounds", SELECT + "schedule_of_the_default_cycle"),
+    Mutant("gap: sign flipped", "camopd/select.py",
+           "teacher_logp_BT - student_logp_BT", "student_logp_BT - teacher_logp_BT",
+           SELECT + "gap_is_teacher_minus_student_inside_the_mask"),
+    Mutant("gap: mask ignored", "camopd/select.py",
+           "jnp.where(mask_BT, teacher_logp_BT - student_logp_BT, 0.0)", "teacher_logp_BT - student_logp_BT",
+           SELECT + "gap_is_teacher_minus_student_inside_the_mask"),
+    Mutant("gap: stop-gradient lost", "camopd/select.py",
+           "return jax.lax.stop_gradient(", "return (", SELECT + "gap_is_constant_under_the_gradient"),
+    Mutant("absolute demand: no absolute value", "camopd/select.py",
+           "jnp.abs(gap_BT)", "gap_BT", SELECT + "demands_by_hand_with_ragged_lengths"),
+    Mutant("positive demand: no maximum with 0", "camopd/select.py",
+           "jnp.maximum(gap_BT, 0.0)", "gap_BT", SELECT + "demands_by_hand_with_ragged_lengths"),
+    Mutant("selection: smallest scores first", "camopd/select.py",
+           "np.argsort(-score,", "np.argsort(score,", SELECT + "smallest_prefix_by_hand"),
+    Mutant("selection: ties out of order", "camopd/select.py",
+           'np.argsort(-score, kind="stable")', "np.argsort(score, kind='stable')[::-1]",
+           SELECT + "ties_keep_the_order_of_the_batch"),
+    Mutant("selection: sort not stable", "camopd/select.py",
+           'kind="stable"', 'kind="quicksort"', SELECT + "ties_keep_the_order_of_the_batch"),
+    Mutant("selection: one sample too few", "camopd/select.py",
+           "rho * mass[-1])) + 1]", "rho * mass[-1]))]", SELECT + "smallest_prefix_by_hand"),
+    Mutant("selection: more than rho, not at least", "camopd/select.py",
+           "np.searchsorted(mass, rho * mass[-1])", 'np.searchsorted(mass, rho * mass[-1], side="right")',
+           SELECT + "smallest_prefix_is_the_smallest_set_by_brute_force"),
+    Mutant("selection: rho of the samples, not of the demand", "camopd/select.py",
+           "int(np.searchsorted(mass, rho * mass[-1])) + 1", "int(np.ceil(rho * len(score)))",
+           SELECT + "smallest_prefix_is_the_smallest_set_by_brute_force"),
+    Mutant("selection: in float32", "camopd/select.py",
+           "np.asarray(score_B, np.float64)", "np.asarray(score_B, np.float32)", SELECT + "the_sum_is_in_float64"),
+    Mutant("selection: all of a batch without demand", "camopd/select.py",
+           "return order[:0]", "return order", SELECT + "smallest_prefix_by_hand"),
+    Mutant("selection: a bad score let through", "camopd/select.py",
+           "~np.isfinite(score) | (score < 0)", "score < 0", SELECT + "a_bad_score_is_named"),
+
+    Mutant("eq. 7: |B| for |S|", "camopd/system.py",
+           "[:, None] / len(selected)", "[:, None] / len(length_B)",
+           SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
+    Mutant("eq. 7: |S| of the micro-batch", "camopd/system.py",
+           "return [Update(batch, *(f[m] for f in fields))",
+           "fields[1] = fields[1] * len(selected)\n"
+           "    fields[1] = [f / b.segments_RW.max(axis=1).sum() for f, b in zip(fields[1], packed.batches)]\n"
+           "    return [Update(batch, *(f[m] for f in fields))",
+           SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
+    Mutant("eq. 7: T for L_i", "camopd/system.py",
+           "np.maximum(length_B, 1)[:, None]", "rollout.response_mask_BT.shape[1]",
+           SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
+    Mutant("eq. 7: one mean over tokens, not over samples", "camopd/system.py",
+           "np.maximum(length_B, 1)[:, None] / len(selected)", "length_B[selected].sum()",
+           SYSTEM + "the_micro_batches_sum_to_equation_7_and_its_gradient"),
+    Mutant("eq. 7: the whole batch trains", "camopd/system.py",
+           "packing.pack(rollout, selected, shape)", "packing.pack(rollout, range(len(credit_BT)), shape)",
+           SYSTEM + "the_micro_batches_sum_to_equation_7_and_its_gradient"),
+    Mutant("collect: scale ignored", "camopd/system.py",
+           "branch.scale * gap_BT", "gap_BT",
+           SYSTEM + "collect_trains_the_samples_of_largest_demand_with_scaled_credit"),
+    Mutant("collect: teacher and student exchanged", "camopd/system.py",
+           "measure[name](teacher_BT, student_BT,", "measure[name](student_BT, teacher_BT,",
+           SYSTEM + "collect_trains_the_samples_of_largest_demand_with_scaled_credit"),
+    Mutant("teachers: the first one stays", "camopd/system.py",
+           "if name != self._name:", "if self._name is None:",
+           SYSTEM + "one_teacher_is_resident_and_read_when_it_is_needed"),
+
+    Mutant("packing: source is the token itself", "packing.py",
+           "np.arange(first - 1, first - 1 + response)", "np.arange(first, first + response)",
+           PACKING + "a_slot_is_predicted_from_the_token_before_its_label"),
+    Mutant("packing: labels shifted", "packing.py",
+           "sequence[first - at :]", "sequence[first - at - 1 : -1]",
+           PACKING + "a_slot_is_predicted_from_the_token_before_its_label"),
+    Mutant("packing: positions of the row", "packing.py",
+           "= sequence, np.arange(end - at),", "= sequence, np.arange(at, end),",
+           PACKING + "every_selected_sequence_is_there_whole_and_once"),
+    Mutant("packing: one segment a row", "packing.py",
+           "np.arange(end - at), segment\n", "np.arange(end - at), 1\n",
+           PACKING + "every_selected_sequence_is_there_whole_and_once"),
+    Mutant("packing: slots of a row not counted", "packing.py",
+           "if tokens <= w and slots <= s", "if tokens <= w", PACKING + "rows_are_filled_before_new_ones_open"),
+    Mutant("packing: rubbish gathered into empty slots", "packing.py",
+           "np.where(self.row_MRS >= 0, x_BT[self.row_MRS, self.column_MRS], 0)",
+           "x_BT[self.row_MRS, self.column_MRS]",
+           PACKING + "gather_and_scatter_are_inverse_on_the_selected_tokens"),
+    Mutant("packing: last response token dropped", "packing.py",
+           "response = int(rollout.response_mask_BT[b].sum())", "response = int(rollout.response_mask_BT[b, 1:].sum())",
+           PACKING + "packing_by_hand"),
+
+    Mutant("step: ascent", "step.py",
+           "p - rate * u", "p + rate * u", STEP + "sgd_clips_by_global_norm"),
+    Mutant("step: warm-up from 0", "step.py",
+           "(step + 1) / max(warmup_steps, 1)", "step / max(warmup_steps, 1)", STEP + "learning_rate"),
+    Mutant("step: a skipped step does not count", "step.py",
+           "state.replace(step=state.step + 1)", "state.replace(step=state.step + 0)",
+           STEP + "adamw_with_clipping_warm_up_and_a_skipped_step"),
+    Mutant("step: no clipping", "step.py",
+           "optax.clip_by_global_norm(clip_norm), *rule", "optax.identity(), *rule",
+           STEP + "sgd_clips_by_global_norm"),
+    Mutant("step: clipping behind Adam", "step.py",
+           "optax.clip_by_global_norm(clip_norm), *rule", "*rule, optax.clip_by_global_norm(clip_norm)",
+           STEP + "adamw_with_clipping_warm_up_and_a_skipped_step"),
+    Mutant("step: only the last micro-batch counts", "step.py",
+           "jax.tree.map(jnp.add, grads, new)", "new",
+           SYSTEM + "summed_micro_step_gradients_are_those_of_unpacked_sequences"),
+
+    Mutant("measure: n for n - 1", "evals/suite.py",
+           "n / (n - 1) * np.sum", "np.sum", SUITE + "measure_by_hand"),
+    Mutant("measure: error of a mean, not of a ratio", "evals/suite.py",
+           "self.value() * self.denominator", "self.numerator.mean()", SUITE + "stderr_agrees_with_a_bootstrap"),
+    Mutant("interval: models resampled apart", "evals/suite.py",
+           "start.resampled(index_RN)", "start.resampled(index_RN[::-1])", SUITE + "items_are_resampled_jointly"),
+    Mutant("interval: of 90 %", "evals/suite.py",
+           "np.nanquantile(top_R / bottom_R, [0.025, 0.975])", "np.nanquantile(top_R / bottom_R, [0.05, 0.95])",
+           SUITE + "recovery_interval_agrees_with_a_plain_bootstrap"),
+    Mutant("interval: undefined only where all is 0", "evals/suite.py",
+           "if low <= 0 <= high:", "if low == 0 == high:", SUITE + "undefined_where_the_denominator_may_be_zero"),
+
+    Mutant("norm: sum for mean", "models/decoder.py",
+           "jnp.mean(x32 * x32,", "jnp.sum(x32 * x32,", DECODER + "logits_equal_a_plain_numpy_llama[tiny]"),
+    Mutant("RoPE: turned backwards", "models/decoder.py",
+           "[a * cos - b * sin, b * cos + a * sin]", "[a * cos + b * sin, b * cos - a * sin]",
+           DECODER + "logits_equal_a_plain_numpy_llama[tiny]"),
+    Mutant("RoPE: keys not turned", "models/decoder.py",
+           "rope(k, positions_BL, cfg.rope_theta)", "k", DECODER + "logits_equal_a_plain_numpy_llama[tiny]"),
+    Mutant("RoPE: frequencies of another exponent", "models/decoder.py",
+           "dtype=jnp.float32) / half)", "dtype=jnp.float32) / (2 * half))",
+           DECODER + "logits_equal_a_plain_numpy_llama[tiny]"),
+    Mutant("mask: the future is seen", "models/decoder.py",
+           "jnp.tril(jnp.ones((length, length), bool))", "jnp.ones((length, length), bool)",
+           DECODER + "a_token_sees_no_later_token"),
+    Mutant("mask: other segments are seen", "models/decoder.py",
+           "(segments_BL[:, :, None] == segments_BL[:, None, :]) & ", "",
+           DECODER + "padding_and_packed_neighbours_change_nothing"),
+    Mutant("GQA: heads share the wrong keys", "models/decoder.py",
+           "jax.nn.dot_product_attention(q, k, v,",
+           "jax.nn.dot_product_attention(q, *(jnp.tile(x, (1, 1, cfg.heads // cfg.kv_heads, 1)) for x in (k, v)),",
+           DECODER + "logits_equal_a_plain_numpy_llama[tiny]"),
+    Mutant("SwiGLU: gate and up exchanged", "models/decoder.py",
+           "jax.nn.silu(h @ self.gate[...].T) * (h @ self.up[...].T)",
+           "jax.nn.silu(h @ self.up[...].T) * (h @ self.gate[...].T)",
+           DECODER + "logits_equal_a_plain_numpy_llama[tiny]"),
+    Mutant("qk-norm: queries left out", "models/decoder.py",
+           "q = rms_norm(q, self.q_norm[...], cfg.norm_eps)", "q = q",
+           DECODER + "logits_equal_a_plain_numpy_llama[qk_norm]"),
+    Mutant("cache: keys written one column early", "models/decoder.py",
+           "cache[0], k, write_at,", "cache[0], k, write_at - 1,",
+           DECODER + "cached_decode_equals_the_full_forward[tiny]"),
+    Mutant("sampler: temperature not applied", "sampling.py",
+           "logits_BV = logits_BV / temperature", "logits_BV = logits_BV * 1.0",
+           SAMPLING + "sampled_equal_rescored_equal_brute_force_log_probs[0.7]"),
+    Mutant("sampler: positions one too far", "sampling.py",
+           "next_position_B + t - 1", "next_position_B + t", SAMPLING + "greedy_equals_recomputing_the_whole_forward"),
+    Mutant("sampler: the next, empty column is seen", "sampling.py",
+           "jnp.arange(steps) < t", "jnp.arange(steps) <= t", SAMPLING + "greedy_equals_recomputing_the_whole_forward"),
+    Mutant("categorical: an entry without mass is drawn", "sampling.py",
+           "ends_Bm <= target_B[:, None]", "ends_Bm < target_B[:, None]",
+           SAMPLING + "categorical_at_the_ends_of_the_unit_interval[5]"),
+]
+# fmt: on
+
+
+def copy_of(parent: Path) -> Path:
+    """Package and tests in a directory of their own."""
+    place = Path(tempfile.mkdtemp(dir=parent))
+    for name in ("camopd_jax", "tests"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", place)
+    return place
+
+
+def run_tests(place: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """pytest's exit code (0 passed, 1 failed, else it could not run) and what it printed."""
+    env = {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", CHILD, *tests]
+    try:
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return -1, f"no end after {PATIENCE} s"
+    return done.returncode, done.stdout + done.stderr
+
+
+def try_mutant(mutant: Mutant, parent: Path) -> tuple[str, str, float]:
+    """The verdict, the output to show if it is not "caught", and the seconds."""
+    clock, place = time.monotonic(), copy_of(parent)
+    file = place / "camopd_jax" / mutant.file
+    file.write_text(file.read_text(encoding="utf-8").replace(mutant.source, mutant.replacement), encoding="utf-8")
+    code, output = run_tests(place, [mutant.test])
+    shutil.rmtree(place)
+    verdict = {0: "SURVIVED", 1: "caught"}.get(code, f"NOT RUN ({code})")
+    return verdict, output if code not in (0, 1) else "", time.monotonic() - clock
+
+
+def try_unbroken(tests: Sequence[str], parent: Path) -> tuple[str, str, float]:
+    clock = time.monotonic()
+    code, output = run_tests(copy_of(parent), tests)
+    return ("pass", "", time.monotonic() - clock) if code == 0 else ("FAIL", output, time.monotonic() - clock)
+
+
+def main(words: Sequence[str]) -> int:
+    mutants = [m for m in MUTANTS if not words or any(w in m.what for w in words)]
+    lost = [m for m in mutants if (ROOT / "camopd_jax" / m.file).read_text(encoding="utf-8").count(m.source) != 1]
+    for m in lost:
+        print(f"{m.file}: not there exactly once: {m.source!r} ({m.what})")
+    mutants = [m for m in mutants if m not in lost]
+    bad, clock = len(lost), time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(AT_A_TIME) as pool:
+        tests = list(dict.fromkeys(m.test for m in mutants))
+        jobs = {pool.submit(try_unbroken, tests, Path(scratch)): ("the unbroken code", f"{len(tests)} tests")}
+        jobs |= {pool.submit(try_mutant, m, Path(scratch)): (m.what, m.test.split("::test_")[1]) for m in mutants}
+        for done, job in enumerate(as_completed(jobs), start=1):
+            verdict, output, seconds = job.result()
+            what, test = jobs[job]
+            print(f"{done:3d}/{len(jobs)} {verdict:9s} {seconds:5.1f} s  {what:50s} {test}", flush=True)
+            if verdict not in ("caught", "pass"):
+                bad += 1
+                print(output, flush=True)
+    print(f"{len(mutants)} mutants, {bad} problems, {time.monotonic() - clock:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

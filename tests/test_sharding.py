@@ -1,0 +1,172 @@
+"""One device against eight simulated ones: the same figures, the same selection, the same update."""
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from camopd_jax import data, sharding
+from camopd_jax.camopd import system
+from camopd_jax.engine import Engine, Numerics
+from camopd_jax.models import decoder
+from camopd_jax.models.load import TINY
+from camopd_jax.packing import PackShape
+from camopd_jax.step import build_steps, make_optimizer
+from camopd_jax.types import TrainState
+
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+BATCH, PAD = 16, 0
+SGD = {
+    "name": "sgd", "learning_rate": 0.5, "warmup_steps": 0, "decay_steps": 0, "b1": 0.9, "b2": 0.999, "eps": 1e-8,
+    "weight_decay": 0.0, "clip_norm": 0.1,
+}  # fmt: skip
+
+
+def random_weights(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32) * 0.2, decoder.split(TINY)[1])
+
+
+def fixed_rollout(student_logp=None):
+    """Sixteen prompts with responses of 1 to 9 tokens; the sampler is a little off the student."""
+    rng = np.random.default_rng(0)
+    prompts, answers = (
+        [rng.integers(1, TINY.vocab_size, size=rng.integers(1, n)).astype(np.int32) for _ in range(BATCH)]
+        for n in (8, 10)
+    )
+    rollout = data.given_responses(prompts, answers, PAD)
+    if student_logp is None:
+        return rollout
+    noise = rng.uniform(-0.1, 0.1, size=student_logp.shape).astype(np.float32)
+    return rollout.replace(sampler_logp_BT=np.where(rollout.response_mask_BT, student_logp + noise, 0))
+
+
+def run(mesh, monkeypatch, rollout):
+    """Scores, selection, gradients and the weights after one step of SGD, all as host arrays."""
+    tokenizer = SimpleNamespace(eos_token_id=PAD, pad_token_id=PAD)
+    engine = Engine(TINY, mesh, tokenizer, PackShape(8, 32, 16), Numerics(temperature=0.8, logit_chunk=16))
+    student, teacher = random_weights(1), random_weights(2)
+    prompts = [np.ones(3, np.int32)] * BATCH
+    branch = system.Branch("general", 0, prompts, ["id"] * BATCH, prompts, "absolute", rho=0.6, scale=2.0)
+    monkeypatch.setattr(system, "sample_prompts", lambda *_: rollout)
+    shape = system.RolloutShape(BATCH, rollout.response_mask_BT.shape[1])
+    teachers = system.Teachers(engine, {"general": lambda: teacher})
+    collect = system.collector(engine, teachers, {"general": branch}, ["general"], shape, seed=0)
+    steps = build_steps(
+        engine.graph, engine.shapes, mesh, decoder.AXES, system.objective((0.5, 5.0)), make_optimizer(**SGD),
+        temperature=0.8, chunk=16, remat="full",
+    )  # fmt: skip
+    state = steps.init(engine.place(student), jax.random.key(0))
+    logp_BT = engine.score(state.params, rollout)
+    experience = collect(state, 0)
+    grads, loss = steps.zeros(), 0.0
+    for update in experience.updates:
+        grads, figures = steps.micro(state.params, grads, update)
+        loss += float(figures["loss"])
+    gradients = jax.device_get(grads)
+    after = jax.device_get(steps.apply(state, grads).params)
+    return {"logp": logp_BT, "experience": experience, "loss": loss, "gradients": gradients, "after": after}
+
+
+@pytest.fixture(scope="module")
+def single():
+    """The run on one device; the sampler's log-probabilities are made from its scores."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
+    with pytest.MonkeyPatch.context() as patch:
+        logp_BT = run(mesh, patch, fixed_rollout())["logp"]
+        rollout = fixed_rollout(logp_BT)
+        return rollout, run(mesh, patch, rollout)
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_eight_devices_do_what_one_does(single, sizes, monkeypatch):
+    rollout, one = single
+    eight = run(sharding.make_mesh(*sizes), monkeypatch, rollout)
+
+    assert np.abs(one["logp"][rollout.response_mask_BT]).min() > 1e-3
+    np.testing.assert_allclose(eight["logp"], one["logp"], atol=1e-5, rtol=1e-5)
+
+    a, b = one["experience"], eight["experience"]
+    assert 1 < a.metrics["selected"] < BATCH
+    for name in ("reverse_kl", "gap_abs", "gap_positive", "mass", "selected", "response_tokens"):
+        assert b.metrics[name] == pytest.approx(a.metrics[name], rel=1e-5), name
+    assert len(a.updates) == len(b.updates) > 0
+    for x, y in zip(a.updates, b.updates, strict=True):  # the tokens tell which rows were selected
+        jax.tree.map(np.testing.assert_array_equal, x.packed, y.packed)
+        np.testing.assert_array_equal(x.weight_RS, y.weight_RS)
+        np.testing.assert_allclose(x.credit_RS, y.credit_RS, atol=4e-5)
+
+    assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    before = random_weights(1)
+    for path, expected in jax.tree_util.tree_flatten_with_path(one["gradients"])[0]:
+        got, name = eight["gradients"], jax.tree_util.keystr(path)
+        for key in path:
+            got = got[key.key]
+        assert np.abs(expected).max() > 0, name
+        np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+    for start, x, y in zip(*map(jax.tree.leaves, (before, one["after"], eight["after"])), strict=True):
+        assert np.abs(x - start).max() > 1e-4
+        np.testing.assert_allclose(y, x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes, embed, q",
+    [
+        ((8, 1, 1), (320, 32), (2, 32, 32)),
+        ((1, 8, 1), (320, 4), (2, 32, 4)),
+        ((2, 2, 2), (160, 16), (2, 16, 16)),
+    ],
+)
+def test_weights_and_moments_are_spread_as_the_mesh_says(sizes, embed, q):
+    mesh = sharding.make_mesh(*sizes)
+    graph, shapes = decoder.split(TINY)
+    at = sharding.param_shardings(mesh, shapes, decoder.AXES)
+    params = jax.device_put(random_weights(0), at)
+    assert params["embed"].addressable_shards[0].data.shape == embed
+    assert params["layers"]["q"].addressable_shards[0].data.shape == q
+    assert params["norm"].addressable_shards[0].data.shape == (TINY.width,)
+    rows = jax.device_put(np.zeros((8, 3)), sharding.by_rows(mesh))
+    assert rows.addressable_shards[0].data.shape == (8 // sharding.data_shards(mesh), 3)
+    adam = make_optimizer(**SGD | {"name": "adamw"})
+    steps = build_steps(
+        graph, shapes, mesh, decoder.AXES, lambda *_: (jnp.float32(0), {}), adam, temperature=1.0, chunk=1, remat="none"
+    )
+    assert isinstance(steps.abstract, TrainState)
+    (moments,) = [s for s in steps.abstract.opt_state if hasattr(s, "mu")]
+    for moment in (moments.mu, moments.nu):
+        assert jax.tree.map(lambda leaf: leaf.sharding, moment) == at
+
+
+def test_one_size_may_be_left_open():
+    assert dict(sharding.make_mesh(-1, 2, 2).shape) == {"replica": 2, "fsdp": 2, "tensor": 2}
+    assert dict(sharding.make_mesh(1, 1, -1).shape) == {"replica": 1, "fsdp": 1, "tensor": 8}
+    assert sharding.data_shards(sharding.make_mesh(2, 2, 2)) == 4
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (3, -1, 1), (-1, -1, 8), (0, -1, 1), (-2, -4, 1), (16, 1, 1)])
+def test_sizes_that_do_not_fit_the_devices_are_refused(sizes):
+    with pytest.raises(ValueError, match=rf"replica={sizes[0]}, fsdp={sizes[1]}, tensor={sizes[2]} .* 8 devices"):
+        sharding.make_mesh(*sizes)
+
+
+@pytest.mark.parametrize(
+    "change, sizes, message",
+    [
+        ({"vocab_size": 321}, (1, 1, 8), "mesh.tensor = 8 does not divide vocab = 321 of parameter embed"),
+        ({"width": 36}, (1, 8, 1), "mesh.fsdp = 8 does not divide embed = 36 of parameter embed"),
+        ({"mlp_width": 60}, (1, 1, 8), "mesh.tensor = 8 does not divide mlp = 60 of parameter"),
+    ],
+)
+def test_a_dimension_that_the_mesh_does_not_divide_is_named(change, sizes, message):
+    shapes = decoder.split(replace(TINY, **change))[1]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sharding.param_shardings(sharding.make_mesh(*sizes), shapes, decoder.AXES)
+
+
+def test_rows_that_the_data_shards_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"micro\.rows = 4 is not a multiple of the 8 data shards"):
+        Engine(TINY, sharding.make_mesh(8, 1, 1), None, PackShape(4, 32, 16), Numerics(1.0, 16))
