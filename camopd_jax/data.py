@@ -33,12 +33,14 @@ def load_prompts(source: str, split: str, *, count: int, candidates: int, seed: 
     Raises:
       ValueError: if the source is unknown, or holds fewer prompts than asked for.
     """
+    if split not in ("train", "heldout"):
+        raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
     if source == "builtin:icd10":
         questions = icd10.make_questions(split, count, candidates, seed)
         return [Prompt(f"icd10-{split}-{i}", q.messages, answer=q.answer, code=q.code) for i, q in enumerate(questions)]
     if source == "builtin:general":
         prompts = [Prompt(r["id"], r["messages"]) for r in _asset("general.jsonl") if r["split"] == split]
-    elif source == "builtin:instructions":
+    elif source == "builtin:instructions":  # held out as a whole, whatever the split
         prompts = [Prompt(r["id"], r["messages"], checks=r["checks"]) for r in _asset("instructions.jsonl")]
     else:
         raise ValueError(f"data source {source!r}: allowed are {', '.join(SOURCES)}")

@@ -48,8 +48,10 @@ def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Q
     """
     if split not in ("train", "heldout"):
         raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
+    if count < 1:
+        raise ValueError(f"data.domain.count = {count}: at least 1 question is needed")
     if not 2 <= candidates <= 10:
-        raise ValueError(f"data.domain.candidates = {candidates}: allowed is 2 to 10 (lines of different chapters)")
+        raise ValueError(f"data.domain.candidates = {candidates}: allowed is 2 to 10")
     entries = _entries(split)
     templates = TRAIN_TEMPLATES if split == "train" else HELDOUT_TEMPLATES
     rng = np.random.default_rng((seed, split == "train"))
@@ -58,7 +60,7 @@ def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Q
 
 
 def exact_match(response: str, code: str) -> bool:
-    """True if the response ends in the fixed form `"term" matches title: X.` and X is the code."""
+    """True if the response is of the fixed form `"term" matches title: X.` and X is the code."""
     found = re.search(r'^".+" matches .+: (\S+?)\.?\s*$', response)
     return found is not None and found.group(1) == code
 
@@ -67,7 +69,7 @@ def _question(entries, entry, templates, candidates, rng) -> Question:
     chosen = [entry]
     while len(chosen) < candidates:
         other = entries[rng.integers(len(entries))]
-        # Another chapter and no word in common: the question must have one answer for a reader.
+        # Another letter (nearly always another chapter) and no word in common: a reader must find one answer.
         if other.code[0] not in {c.code[0] for c in chosen} and not set(_stems(other.title)) & set(_stems(entry.term)):
             chosen.append(other)
     lines = "\n".join(LINE.format(title=chosen[i].title, code=chosen[i].code) for i in rng.permutation(candidates))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -97,18 +98,20 @@ def load_directory(directory: Path) -> Model:
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (directory / name).is_file():
             raise ValueError(f"model source path:{directory}: {name} is missing there")
-    cfg = _config_from_hf(json.loads((directory / "config.json").read_text()), directory)
     file = directory / "model.safetensors"
-    return Model(
-        cfg,
-        PreTrainedTokenizerFast.from_pretrained(directory),
-        _digest(repr(cfg), np.memmap(file, np.uint8, "r")),
-        lambda: _params_from_hf(load_file(file), cfg, directory),
-    )
+    try:
+        cfg = _config_from_hf(json.loads((directory / "config.json").read_text()), directory)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        with safe_open(file, framework="numpy") as tensors:
+            tensors.keys()
+    except (KeyError, OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"model source path:{directory}: {type(error).__name__}: {error}") from None
+    fingerprint = _digest(repr(cfg), np.memmap(file, np.uint8, "r"))
+    return Model(cfg, tokenizer, fingerprint, lambda: _params_from_hf(load_file(file), cfg, directory))
 
 
 def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenizer) -> None:
-    """Write a model in Hugging Face layout; the directory appears whole or not at all."""
+    """Write a model in Hugging Face layout, in the place of what is there; it appears whole or not at all."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".writing-") as scratch:
         staged = Path(scratch) / "model"
@@ -116,8 +119,9 @@ def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenize
         tokenizer.save_pretrained(staged)
         save_file(_params_to_hf(params, cfg), staged / "model.safetensors", metadata={"format": "pt"})
         (staged / "config.json").write_text(json.dumps(_config_to_hf(cfg, tokenizer), indent=2) + "\n")
-        if not directory.exists():
-            staged.rename(directory)
+        if directory.exists():
+            directory.rename(Path(scratch) / "replaced")
+        staged.rename(directory)
 
 
 def _digest(text: str, *arrays: np.ndarray) -> str:
@@ -131,9 +135,17 @@ def _config_from_hf(hf: dict, directory: Path) -> DecoderConfig:
     known = ("llama", "qwen3")
     if hf.get("model_type") not in known:
         raise ValueError(f"model source path:{directory}: model_type {hf.get('model_type')!r} is not one of {known}")
-    if hf.get("rope_scaling") or hf.get("attention_bias"):
-        raise ValueError(f"model source path:{directory}: rope_scaling and attention_bias are not supported")
-    rope = hf.get("rope_theta") or (hf.get("rope_parameters") or {})["rope_theta"]
+    rope = hf.get("rope_parameters") or {}
+    unsupported = {
+        "rope_scaling": hf.get("rope_scaling") or rope.get("rope_type", "default") != "default",
+        "attention_bias": hf.get("attention_bias"),
+        "mlp_bias": hf.get("mlp_bias"),
+        "hidden_act": hf.get("hidden_act", "silu") != "silu",
+        "use_sliding_window": hf.get("use_sliding_window"),
+    }
+    for key, is_set in unsupported.items():
+        if is_set:
+            raise ValueError(f"model source path:{directory}: config.json sets {key}, which is not supported")
     return DecoderConfig(
         vocab_size=hf["vocab_size"],
         width=hf["hidden_size"],
@@ -142,7 +154,7 @@ def _config_from_hf(hf: dict, directory: Path) -> DecoderConfig:
         heads=hf["num_attention_heads"],
         kv_heads=hf["num_key_value_heads"],
         head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-        rope_theta=float(rope),
+        rope_theta=float(hf.get("rope_theta") or rope["rope_theta"]),
         norm_eps=hf["rms_norm_eps"],
         tied_head=bool(hf.get("tie_word_embeddings", False)),
         qk_norm=hf["model_type"] == "qwen3",
