@@ -22,7 +22,6 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "--helpfull"} & set(argv):
         print(__doc__ + "\n" + flags.FLAGS.main_module_help())
         return 0
-    debug = "--debug" in argv
     try:
         rest = flags.FLAGS(argv)[1:]
         if rest:
@@ -31,22 +30,20 @@ def main(argv: list[str]) -> int:
             raise ValueError("--config is missing: for example --config=configs/medical.py")
         config = _CONFIG.value
         workdir = Path(_WORKDIR.value or f"runs/{config.name}-{config.preset}")
-        return _run(config, workdir)
     except (flags.Error, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        if debug:
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-
-
-def _one_line(error: Exception) -> str:
-    """The message alone: the config library wraps an error of a config file in the text of a traceback."""
-    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-    return " ".join(text.rpartition("ValueError: ")[2].split()) if "Traceback" in text else " ".join(text.split())
+        return _fail(error, 2, "--debug" in argv)
+    try:
+        return _run(config, workdir)
+    except (ValueError, OSError) as error:
+        return _fail(error, 2, _DEBUG.value)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _run(config, workdir: Path) -> int:
-    from camopd_jax import loop, recover  # imports JAX: not before the arguments are known to be right
+    import jax  # slow: not before the arguments are known to be right
+
+    from camopd_jax import loop, recover
 
     try:
         recover.run(config, workdir)
@@ -54,14 +51,24 @@ def _run(config, workdir: Path) -> int:
         print(f"{stop}. The same command goes on from there.", flush=True)
         return 128 + stop.signum
     except FloatingPointError as error:
-        print(
-            f"error: {error}. The last checkpoint in {workdir} is whole; try a smaller optim.learning_rate.",
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        advice = f"what was saved in {workdir} is whole; try a smaller learning rate"
+        return _fail(FloatingPointError(f"{error}; {advice}"), 1, _DEBUG.value)
+    except jax.errors.JaxRuntimeError as error:
+        return _fail(error, 1, _DEBUG.value)
     return 0
+
+
+def _fail(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        raise error
+    print(f"error: {_one_line(error)}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    """The message alone: the config library wraps an error of a config file in the text of a traceback."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    return " ".join(text.rpartition("ValueError: ")[2].split()) if "Traceback" in text else " ".join(text.split())
 
 
 if __name__ == "__main__":

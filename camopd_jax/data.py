@@ -11,8 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from camopd_jax import icd10
 from camopd_jax.types import Rollout
 
-SOURCES = ("builtin:general", "builtin:icd10", "builtin:instructions")
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -43,7 +41,7 @@ def load_prompts(source: str, split: str, *, count: int, candidates: int, seed: 
     elif source == "builtin:instructions":  # held out as a whole, whatever the split
         prompts = [Prompt(r["id"], r["messages"], checks=r["checks"]) for r in _asset("instructions.jsonl")]
     else:
-        raise ValueError(f"data source {source!r}: allowed are {', '.join(SOURCES)}")
+        raise ValueError(f"data source {source!r}: allowed are builtin:general, builtin:icd10, builtin:instructions")
     if count > len(prompts):
         raise ValueError(f"data source {source}: {count} prompts asked for, the {split} split has {len(prompts)}")
     if count:

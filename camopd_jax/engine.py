@@ -30,9 +30,7 @@ class Engine:
 
     def __init__(self, cfg: DecoderConfig, mesh, tokenizer, shape: PackShape, numerics: Numerics):
         if shape.rows % sharding.data_shards(mesh):
-            raise ValueError(
-                f"micro.rows = {shape.rows} is not a multiple of the {sharding.data_shards(mesh)} data shards"
-            )
+            raise ValueError(f"{shape.rows} packed rows do not divide by {sharding.data_shards(mesh)} data shards")
         self.cfg, self.mesh, self.tokenizer, self.shape, self.numerics = cfg, mesh, tokenizer, shape, numerics
         self.graph, self.shapes = decoder.split(cfg)
         self.params_at = sharding.param_shardings(mesh, self.shapes, decoder.AXES)
@@ -77,7 +75,8 @@ class Engine:
         for start in range(0, len(prompts), batch):
             rows = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
             tokens, mask = data.left_pad([prompts[i] for i in rows], width, self.tokenizer.pad_token_id)
-            out = self._sampler(max_new_tokens, temperature)(params, tokens, mask, keys[rows])
+            row_keys = jax.device_put(keys[rows], self._rows)
+            out = self._sampler(max_new_tokens, temperature)(params, tokens, mask, row_keys)
             real = min(batch, len(prompts) - start)
             response, response_mask, logp = (np.asarray(x)[:real] for x in out)
             parts.append((np.concatenate([tokens[:real], response], axis=1), mask[:real], response_mask, logp))

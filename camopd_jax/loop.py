@@ -69,16 +69,17 @@ def run(
       FloatingPointError: if a loss or gradient is not finite, before it touches the parameters.
     """
     done = checkpoints.latest()
-    if done is None:
+    fresh = done is None
+    if fresh:
         state, done = steps.init(start(), key), 0
     else:
         state = checkpoints.restore(steps.abstract)
         print(f"{plan.title}: going on from the checkpoint at step {done}", flush=True)
-    log = metrics.RunLog(workdir, done)
+    log = metrics.RunLog(workdir, -1 if fresh else done)
     progress = metrics.Progress(plan.title, plan.steps, done)
     try:
         with _signals() as seen:
-            if plan.evaluate_every and done == 0:
+            if plan.evaluate_every and fresh:
                 log.evaluation(system.evaluate(state.params, 0))
             for step in range(done, plan.steps):
                 clock, compiled = time.perf_counter(), metrics.compilations()
@@ -98,13 +99,12 @@ def run(
                     evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
                 if (step + 1) % plan.checkpoint_every == 0 or last or seen:
                     checkpoints.save(state, step + 1, evaluated)
-                if seen and not last:
-                    checkpoints.wait()
+                if seen:
                     raise Interrupted(seen[0], step + 1)
     finally:
         progress.close()
         log.close()
-    checkpoints.wait()
+        checkpoints.wait()
     return state
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -74,11 +75,13 @@ class RunLog:
 def write_config(workdir: Path, config: ConfigDict, models: dict[str, str]) -> None:
     """config.json: the resolved config, versions, git revision, devices and the models' fingerprints."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    git = None
+    if shutil.which("git"):
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     record = {
         "config": config.to_dict(),
         "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
-        "git_revision": git.stdout.strip() or None,
+        "git_revision": git.stdout.strip() or None if git else None,
         "devices": [str(d) for d in jax.devices()],
         "models": models,
     }

@@ -18,7 +18,7 @@ from camopd_jax.evals import cached, suite
 from camopd_jax.models import decoder, load
 from camopd_jax.models.load import Model
 from camopd_jax.packing import PackShape
-from camopd_jax.step import build_steps, make_optimizer
+from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
 from camopd_jax.types import Params, System
 
 BEST = "general/short_reverse_kl"
@@ -40,7 +40,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(load.cache_dir() / "compiled"))
     workdir.mkdir(parents=True, exist_ok=True)
     clock = time.monotonic()
+    jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
     mesh = sharding.make_mesh(**config.mesh)
+    shards = sharding.data_shards(mesh)
+    preflight.check_devices(config, shards)
     print(_header(config, workdir), flush=True)
     general = load.load(config.teachers.general)
     micro = config.micro
@@ -48,7 +51,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         general.cfg,
         mesh,
         general.tokenizer,
-        PackShape(micro.rows, micro.width, micro.slots),
+        PackShape(micro.rows * shards, micro.width, micro.slots),
         Numerics(config.rollout.temperature, micro.logit_chunk),
     )
     setup = Setup(config, workdir, engine, general)
@@ -86,8 +89,7 @@ def specialise(setup: Setup) -> Model:
     )  # fmt: skip
     encoded = data.encode_prompts(engine.tokenizer, prompts, config.rollout.max_prompt_tokens)
     answers = data.encode_answers(engine.tokenizer, prompts)
-    own = {"learning_rate": s.learning_rate, "warmup_steps": s.warmup_steps, "decay_steps": s.steps}
-    optim = config.optim.to_dict() | own
+    optim = s.optim.to_dict() | {"decay_steps": s.steps}
     made_of = {
         "general": setup.general.fingerprint,
         "optim": optim,
@@ -96,16 +98,16 @@ def specialise(setup: Setup) -> Model:
         "data": cached.digest([x.tolist() for x in encoded + answers]),
     }
     home = load.cache_dir() / "specialised" / cached.digest(made_of)
+    stage = setup.workdir / "specialise" / home.name  # another recipe must not go on from this one's checkpoints
     if not home.is_dir():
-        steps = _steps(setup, sft.objective, make_optimizer(**optim))
+        steps = _steps(setup, sft.objective, make_optimizer(**optim), temperature=1.0)
         collect = sft.collector(
             encoded, answers, batch_size=s.batch_size, seed=s.seed, shape=engine.shape,
             pad_id=engine.tokenizer.pad_token_id,
         )  # fmt: skip
-        stage = setup.workdir / "specialise"
         checkpoints = Checkpoints(stage / "checkpoints", keep_last=1, keep_best=0, best_metric="")
         state = loop.run(
-            System(collect, sft.objective, lambda params, step: []),
+            System(collect, lambda params, step: []),
             steps,
             loop.Plan("specialise", s.steps, 0, s.checkpoint_every),
             stage,
@@ -115,9 +117,9 @@ def specialise(setup: Setup) -> Model:
         )
         checkpoints.close()
         load.save_directory(home, engine.cfg, jax.device_get(state.params), engine.tokenizer)
-        shutil.rmtree(stage / "checkpoints")
     else:
         print(f"domain teacher: from the cache ({home.name})", flush=True)
+    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
     link = setup.workdir / "specialised"
     link.unlink(missing_ok=True)
     link.symlink_to(home)
@@ -132,10 +134,10 @@ def recover(setup: Setup, branches: dict[str, camopd.Branch], weights: dict[str,
     objective = camopd.objective(tuple(config.camopd.weight_band))
     system = System(
         camopd.collector(engine, teachers, branches, tuple(config.camopd.cycle), shape, config.seed),
-        objective,
         camopd.evaluator(engine, teachers, branches, shape, config.eval.seed),
     )
-    steps = _steps(setup, objective, make_optimizer(**config.optim, decay_steps=0))
+    optimizer = make_optimizer(**config.optim, decay_steps=0)
+    steps = _steps(setup, objective, optimizer, temperature=config.rollout.temperature)
     checkpoints = Checkpoints(
         setup.workdir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -155,7 +157,7 @@ def recover(setup: Setup, branches: dict[str, camopd.Branch], weights: dict[str,
     return jax.device_get(state.params)
 
 
-def _steps(setup: Setup, objective, optimizer):
+def _steps(setup: Setup, objective: Callable, optimizer: Optimizer, temperature: float) -> Steps:
     micro = setup.config.micro
     return build_steps(
         setup.engine.graph,
@@ -164,7 +166,7 @@ def _steps(setup: Setup, objective, optimizer):
         decoder.AXES,
         objective,
         optimizer,
-        temperature=setup.config.rollout.temperature,
+        temperature=temperature,
         chunk=micro.logit_chunk,
         remat=micro.remat,
     )
@@ -219,6 +221,8 @@ def _full_evaluation(setup: Setup, evaluation: suite.Suite) -> Callable:
         "eval": setup.config.eval.to_dict(),
         "temperature": setup.config.rollout.temperature,
         "prompts": cached.digest([x.tolist() for task in tasks for x in task.encoded]),
+        "answers": cached.digest([[p.code, p.checks] for task in tasks for p in task.prompts]),
+        "backend": jax.default_backend(),
         "general": general.fingerprint,
     }
 

