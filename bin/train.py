@@ -74,5 +74,6 @@ def _one_line(error: Exception) -> str:
 if __name__ == "__main__":
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax notes each step that it saves without a score
     logging.getLogger("camopd_jax").setLevel(logging.INFO)
     sys.exit(main(sys.argv))

@@ -84,6 +84,7 @@ def run(
             for step in range(done, plan.steps):
                 clock, compiled = time.perf_counter(), metrics.compilations()
                 experience = system.collect(state, step)
+                checkpoints.wait()  # a save that still holds its copy of the state would double the update's memory
                 state, figures = update(steps, state, experience, step)
                 row = {"step": step + 1, "branch": experience.branch, **figures, **experience.metrics}
                 row["compilations"] = metrics.compilations() - compiled

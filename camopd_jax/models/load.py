@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -109,7 +109,7 @@ def load_directory(directory: Path) -> Model:
     except (KeyError, OSError, json.JSONDecodeError, SafetensorError) as error:
         raise ValueError(f"model source path:{directory}: {type(error).__name__}: {error}") from None
     fingerprint = _digest(repr(cfg), np.memmap(file, np.uint8, "r"))
-    return Model(cfg, tokenizer, fingerprint, lambda: _params_from_hf(load_file(file), cfg, directory))
+    return Model(cfg, tokenizer, fingerprint, lambda: _read_params(file, cfg, directory))
 
 
 def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenizer) -> None:
@@ -188,13 +188,20 @@ def _config_to_hf(cfg: DecoderConfig, tokenizer) -> dict:
     }
 
 
-def _params_from_hf(tensors: dict, cfg: DecoderConfig, directory: Path) -> Params:
+def _read_params(file: Path, cfg: DecoderConfig, directory: Path) -> Params:
+    """Read tensor by tensor into the stacked arrays, so that the weights are in memory once."""
+    with safe_open(file, framework="numpy") as tensors:
+        return _params_from_hf(tensors, cfg, directory)
+
+
+def _params_from_hf(tensors, cfg: DecoderConfig, directory: Path) -> Params:
     _, shapes = decoder.split(cfg)
+    names = set(tensors.keys())
 
     def take(name: str, shape: tuple) -> np.ndarray:
-        if name not in tensors:
+        if name not in names:
             raise ValueError(f"model source path:{directory}: tensor {name} is missing")
-        tensor = tensors[name]
+        tensor = tensors.get_tensor(name)
         if tensor.shape != shape:
             raise ValueError(f"model source path:{directory}: {name} is {tensor.shape}, expected {shape}")
         return np.asarray(tensor, np.float32)
