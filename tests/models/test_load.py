@@ -164,6 +164,7 @@ def test_gguf_weights_are_read_and_their_rotary_halves_put_back(tmp_path):
     writer.add_head_count_kv(kv_heads)
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(1e4)
+    writer.add_context_length(8192)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_token_list(["<s>", "</s>", "a", "b", "ab", "Ġ", "c"])
     writer.add_token_types([3, 3, 1, 1, 1, 1, 1])
