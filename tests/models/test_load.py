@@ -184,7 +184,7 @@ def test_gguf_weights_are_read_and_their_rotary_halves_put_back(tmp_path):
     writer.close()
 
     cfg, params, tokenizer = gguf_file.read(tmp_path / "m.gguf")
-    assert cfg == decoder.DecoderConfig(7, width, mlp, 1, heads, kv_heads, head_dim, 1e4, 1e-5, tied_head=False)
+    assert cfg == decoder.DecoderConfig(7, width, mlp, 1, heads, kv_heads, head_dim, 1e4, 1e-5, False, 8192)
     layer = {"attn_norm": "attn_norm", "mlp_norm": "ffn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v",
              "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}  # fmt: skip
     expected = {"embed": tensors["token_embd"], "norm": tensors["output_norm"], "head": tensors["output"]}
