@@ -1,5 +1,6 @@
 """Orbax checkpoints of the whole training state: asynchronous, the last few and the best."""
 
+import gc
 from pathlib import Path
 
 import jax
@@ -47,6 +48,8 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._manager.close()
+        del self._manager
+        gc.collect()  # the manager's reference cycles hold its last copy of the state, 1.6 GB for the small preset
 
 
 def _plain(state: TrainState) -> dict:

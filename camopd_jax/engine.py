@@ -64,12 +64,13 @@ class Engine:
         self, params: Params, prompts: Sequence[np.ndarray], key: jax.Array, *, width: int, batch: int,
         max_new_tokens: int, temperature: float,
     ) -> Rollout:  # fmt: skip
-        """One response per prompt, in batches of `batch` rows (rounded up to the devices; the last one is filled up).
+        """One response per prompt, in equal batches of at most `batch` rows (rounded up to fill the devices).
 
         Row i draws from fold_in(key, i), whatever the batching.
         """
         shards = sharding.data_shards(self.mesh)
-        batch = -(-batch // shards) * shards
+        rounds = -(-len(prompts) // batch)
+        batch = -(-len(prompts) // (rounds * shards)) * shards
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts)))
         parts = []
         for start in range(0, len(prompts), batch):

@@ -218,7 +218,8 @@ def _full_evaluation(setup: Setup, evaluation: suite.Suite) -> Callable:
     engine, general = setup.engine, setup.general
     tasks = (evaluation.general, evaluation.instructions, evaluation.domain)
     shaped_by = {
-        "eval": setup.config.eval.to_dict(),
+        "tokens": [task.max_new_tokens for task in tasks],
+        "seed": evaluation.seed,
         "temperature": setup.config.rollout.temperature,
         "prompts": cached.digest([x.tolist() for task in tasks for x in task.encoded]),
         "answers": cached.digest([[p.code, p.checks] for task in tasks for p in task.prompts]),

