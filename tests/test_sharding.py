@@ -13,7 +13,7 @@ from camopd_jax import data, sharding
 from camopd_jax.camopd import system
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder
-from camopd_jax.models.load import TINY
+from camopd_jax.models.load import TINY, load
 from camopd_jax.packing import PackShape
 from camopd_jax.step import build_steps, make_optimizer
 from camopd_jax.types import TrainState
@@ -168,5 +168,20 @@ def test_a_dimension_that_the_mesh_does_not_divide_is_named(change, sizes, messa
 
 
 def test_rows_that_the_data_shards_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"micro\.rows = 4 is not a multiple of the 8 data shards"):
+    with pytest.raises(ValueError, match=r"4 packed rows do not divide by 8 data shards"):
         Engine(TINY, sharding.make_mesh(8, 1, 1), None, PackShape(4, 32, 16), Numerics(1.0, 16))
+
+
+def test_sampling_on_eight_devices_equals_one_with_a_key_that_lies_on_the_mesh():
+    prompts = [np.arange(3, 3 + n, dtype=np.int32) for n in (4, 2, 6, 3, 5)]
+    found = []
+    one_device = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
+    for mesh in (one_device, sharding.make_mesh(8, 1, 1)):
+        model = load("random:llama")
+        engine = Engine(TINY, mesh, model.tokenizer, PackShape(8, 32, 16), Numerics(1.0, 16))
+        key = jax.device_put(jax.random.key(0), sharding.replicated(mesh))  # as the training state holds it
+        params = engine.place(model.weights())
+        found.append(engine.sample(params, prompts, key, width=8, batch=8, max_new_tokens=6, temperature=1.0))
+    one, eight = found
+    np.testing.assert_array_equal(one.tokens_BL, eight.tokens_BL)
+    np.testing.assert_allclose(one.sampler_logp_BT, eight.sampler_logp_BT, atol=1e-5)
