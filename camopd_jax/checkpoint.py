@@ -35,17 +35,25 @@ class Checkpoints:
         if step != self.latest():
             self._manager.save(step, args=ocp.args.StandardSave(_plain(state)), metrics=metrics)
 
-    def restore(self, abstract: TrainState) -> TrainState:
-        """The newest checkpoint, onto the shardings of `abstract` (a state of ShapeDtypeStructs)."""
+    def steps(self) -> list[int]:
+        """The steps that are kept."""
+        return sorted(self._manager.all_steps())
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+        """A checkpoint (None: the newest), onto the shardings of `abstract` (a state of ShapeDtypeStructs)."""
         target = _plain(abstract)
-        got = self._manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
+        got = self._manager.restore(self.latest() if step is None else step, args=ocp.args.StandardRestore(target))
         return abstract.replace(**got | {"key": jax.random.wrap_key_data(got["key"])})
 
     def wait(self) -> None:
         """Return when everything that was saved is on disk; raises what the background thread raised."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Wait for what is being saved, and let go of it."""
         self.wait()
         self._manager.close()
         del self._manager

@@ -1,17 +1,19 @@
 """One architecture on one mesh: the jitted sampler and scorer, and rollouts between host and devices."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from camopd_jax import data, packing, sampling, sharding
-from camopd_jax.models import decoder
+from camopd_jax.models import decoder, lora, weights
 from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.models.weights import Read
 from camopd_jax.packing import PackShape
-from camopd_jax.types import Params, Rollout
+from camopd_jax.types import PackedTokens, Params, Rollout
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Numerics:
 
     temperature: float
     logit_chunk: int  # tokens whose logits exist at a time
+    dtype: str  # of weights and activations in every forward pass: "float32" or "bfloat16"
+    vocab: int  # ids from here on pad the embedding and have no probability
 
 
 class Engine:
@@ -28,23 +32,46 @@ class Engine:
     Prompts and rollouts are NumPy arrays on the host; weights are placed once with `place`.
     """
 
-    def __init__(self, cfg: DecoderConfig, mesh, tokenizer, shape: PackShape, numerics: Numerics):
+    def __init__(
+        self, cfg: DecoderConfig, mesh, tokenizer, stop_ids: Sequence[int], shape: PackShape, numerics: Numerics
+    ):
         if shape.rows % sharding.data_shards(mesh):
             raise ValueError(f"{shape.rows} packed rows do not divide by {sharding.data_shards(mesh)} data shards")
         self.cfg, self.mesh, self.tokenizer, self.shape, self.numerics = cfg, mesh, tokenizer, shape, numerics
+        self.stop_ids = tuple(stop_ids)
         self.graph, self.shapes = decoder.split(cfg)
         self.params_at = sharding.param_shardings(mesh, self.shapes, decoder.AXES)
         self._rows = sharding.by_rows(mesh)
         self._sampler = functools.cache(self._build_sampler)
         self._score = jax.jit(
-            functools.partial(sampling.score, self.graph, temperature=numerics.temperature, chunk=numerics.logit_chunk),
+            self.scorer(numerics.temperature, "none"),
             in_shardings=(self.params_at, self._rows),
             out_shardings=self._rows,
         )
 
-    def place(self, params: Params) -> Params:
-        """Copy host weights onto the mesh."""
-        return jax.device_put(params, self.params_at)
+    def scorer(self, temperature: float, remat: str) -> Callable[[Params, PackedTokens], jax.Array]:
+        """The pure function (parameters, packed tokens) -> log-probabilities [R, S] that scoring and training share."""
+        n = self.numerics
+        return functools.partial(
+            sampling.score, self.graph, temperature=temperature, chunk=n.logit_chunk, dtype=n.dtype, vocab=n.vocab,
+            remat=remat,
+        )  # fmt: skip
+
+    def of(self, cfg: DecoderConfig) -> "Engine":
+        """An engine for another architecture with the same tokenizer, mesh and numerics; itself where it is the same."""
+        if cfg == self.cfg:
+            return self
+        return Engine(cfg, self.mesh, self.tokenizer, self.stop_ids, self.shape, self.numerics)
+
+    def place(self, read: Read, dtype: str) -> Params:
+        """Stream weights onto the mesh; where the architecture has adapters, they are zero and change nothing."""
+        shapes, at = lora.split(self.shapes)[0], lora.split(self.params_at)[0]
+        return lora.join(weights.place(read, shapes, at, dtype), self.no_adapter(dtype))
+
+    def no_adapter(self, dtype: str) -> Params:
+        """The adapter that is zero; without layers' entries where the architecture has none."""
+        shapes, at = lora.split(self.shapes)[1], lora.split(self.params_at)[1]
+        return jax.tree.map(lambda s, at: jnp.zeros(s.shape, dtype, device=at), shapes, at)
 
     def _build_sampler(self, max_new_tokens: int, temperature: float):
         return jax.jit(
@@ -53,8 +80,10 @@ class Engine:
                 self.graph,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
-                stop_ids=(self.tokenizer.eos_token_id,),
+                stop_ids=self.stop_ids,
                 pad_id=self.tokenizer.pad_token_id,
+                dtype=self.numerics.dtype,
+                vocab=self.numerics.vocab,
             ),
             in_shardings=(self.params_at, self._rows, self._rows, self._rows),
             out_shardings=self._rows,
@@ -96,7 +125,15 @@ class Engine:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def ended(self, rollout: Rollout) -> np.ndarray:
-        """[B], True where the response ends in the end-of-turn token rather than at the length limit."""
+        """[B], True where the response ends in a stop token rather than at the length limit."""
         width = rollout.prompt_mask_BP.shape[1]
         last = rollout.response_mask_BT.sum(axis=1) - 1
-        return rollout.tokens_BL[np.arange(len(last)), width + last] == self.tokenizer.eos_token_id
+        return np.isin(rollout.tokens_BL[np.arange(len(last)), width + last], self.stop_ids)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that samples and scores: an engine, and how its weights come onto the mesh."""
+
+    engine: Engine
+    place: Callable[[], Params]

@@ -116,7 +116,7 @@ def update(steps: Steps, state: TrainState, experience: Experience, step: int) -
         return steps.skip(state), {"loss": 0.0, "seconds_update": 0.0}
     grads, sums = steps.zeros(), []
     for micro in experience.updates:
-        grads, new = steps.micro(state.params, grads, micro)
+        grads, new = steps.micro(state.params, grads, micro, steps.frozen)
         sums.append(new)
     figures = {k: float(v) for k, v in jax.device_get(steps.measure(state, grads)).items()}
     sums = jax.device_get(sums)

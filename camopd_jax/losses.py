@@ -8,14 +8,16 @@ import jax.numpy as jnp
 
 
 def chunked_logp(
-    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, temperature: float, chunk: int
-) -> jax.Array:
+    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, temperature: float, chunk: int,
+    vocab: int | None = None,
+) -> jax.Array:  # fmt: skip
     """log softmax(hidden head^T / temperature)[label], without an array of N x V.
 
     Args:
       hidden_ND: final hidden states; head_VD: output embedding; labels_N: token ids.
       temperature: tau > 0, the one that the sampler used.
       chunk: tokens whose logits [chunk, V] exist at a time, forward and backward.
+      vocab: ids from here on pad the embedding and have no probability; None: all ids are tokens.
 
     Returns:
       Log-probabilities [N] in nats, float32.
@@ -33,13 +35,20 @@ def chunked_logp(
     @jax.checkpoint
     def one(hidden_CD, labels_C):
         logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
-        logits_CV = logits_CV / temperature
+        logits_CV = known_tokens(logits_CV / temperature, vocab)
         picked_C = jnp.take_along_axis(logits_CV, labels_C[:, None], axis=1)[:, 0]
         return picked_C - jax.nn.logsumexp(logits_CV, axis=1)
 
     hidden = jnp.pad(hidden_ND, ((0, pad), (0, 0))).reshape(-1, chunk, hidden_ND.shape[1])
     labels = jnp.pad(labels_N, (0, pad)).reshape(-1, chunk)
     return jax.lax.map(lambda x: one(*x), (hidden, labels)).reshape(-1)[:n]
+
+
+def known_tokens(logits_BV: jax.Array, vocab: int | None) -> jax.Array:
+    """The logits with -inf at ids from `vocab` on: rows that pad the embedding are no tokens."""
+    if vocab is None or vocab >= logits_BV.shape[1]:
+        return logits_BV
+    return jnp.where(jnp.arange(logits_BV.shape[1]) < vocab, logits_BV, -jnp.inf)
 
 
 def masked_mean(x_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camopd_jax.types import PackedTokens, Rollout
+from camopd_jax.types import PackedTokens, Rollout, Update
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,17 @@ class Packing:
         used = self.row_MRS >= 0
         out[self.row_MRS[used], self.column_MRS[used]] = np.asarray(x_MRS)[used]
         return out
+
+
+def updates(
+    rollout: Rollout, which: Sequence[int], shape: PackShape, credit_BT: np.ndarray, weight_BT: np.ndarray
+) -> list[Update]:
+    """Micro-batches of the chosen rows, with the credit and the weight of each of their tokens."""
+    if not len(which):
+        return []
+    packed = pack(rollout, which, shape)
+    fields = [packed.gather(x.astype(np.float32)) for x in (credit_BT, weight_BT, rollout.sampler_logp_BT)]
+    return [Update(batch, *(f[m] for f in fields)) for m, batch in enumerate(packed.batches)]
 
 
 def pack(rollout: Rollout, which: Sequence[int], shape: PackShape) -> Packing:

@@ -1,7 +1,7 @@
 """How long a run will take on this machine: operations to do, over a rate measured in half a second."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax.camopd.system import Branch
-from camopd_jax.evals.suite import Suite
+from camopd_jax.inputs import Inputs
 from camopd_jax.models.decoder import DecoderConfig
 
 # Shares of the matrix-product rate that each kind of work reaches, padding and waits included; set so that the
@@ -59,17 +58,19 @@ def minutes(work: Work, cfg: DecoderConfig, rate: float, devices: int) -> float:
     return seconds / (rate * devices) / 60
 
 
-def estimate(config: ConfigDict, cfg: DecoderConfig, evaluation: Suite, branches: Mapping[str, Branch]) -> str:
+def estimate(config: ConfigDict, read: Inputs) -> str:
     """One line for the user: minutes of each stage of a recovery run."""
-    rate = matmul_rate()
+    rate, cfg, evaluation, branches = matmul_rate(), read.engine.cfg, read.suite, read.branches
 
     def mean(sequences: Sequence[np.ndarray]) -> float:
         return float(np.mean([len(x) for x in sequences]))
 
-    example = mean(branches["domain"].prompts) + 0.7 * config.eval.max_domain_tokens
-    specialise = Work(trained=config.specialise.steps * config.specialise.batch_size * example)
+    specialise = Work()
+    if read.examples:
+        example = mean(read.examples.prompts) + mean(read.examples.answers)
+        specialise = Work(trained=config.specialise.steps * config.specialise.batch_size * example)
     evaluate = Work()
-    for task in (evaluation.general, evaluation.instructions, evaluation.domain):
+    for task in (evaluation.general, evaluation.instructions, *evaluation.domains.values()):
         n = len(task.encoded)
         evaluate += Work(scored=n * task.width, decoded=n * task.max_new_tokens)
     answered = mean(evaluation.general.encoded) + config.eval.max_new_tokens
@@ -82,7 +83,7 @@ def estimate(config: ConfigDict, cfg: DecoderConfig, evaluation: Suite, branches
     recover = cycle.times(config.steps / len(config.camopd.cycle))
     once, teachers, steps, last = (
         f"{minutes(work, cfg, rate, jax.device_count()):.0f} min"
-        for work in (specialise, evaluate.times(3), recover, evaluate)
+        for work in (specialise, evaluate.times(len(branches) + 1), recover, evaluate)
     )
     return (
         f"  about {once} to specialise and {teachers} to evaluate the teachers (both once per machine), {steps} to "

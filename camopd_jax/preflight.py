@@ -1,15 +1,29 @@
 """Checks of a config before anything is loaded or computed: one line says what is wrong and what is allowed."""
 
-from collections.abc import Callable
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from camopd_jax.camopd.select import DEMANDS
-from camopd_jax.models.decoder import REMAT
+from camopd_jax.models.decoder import REMAT, TARGETS
 
-BRANCHES = ("general", "domain")
-SOURCES = {"general": "builtin:general", "domain": "builtin:icd10"}
+SPECIALISE = "specialise"  # as a teacher's source: the run makes it
+PRECISIONS = ("float32", "bfloat16")
+LONG_PROMPTS = ("error", "drop", "cut")
+THINKING = ("template", "on", "off")
+MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
+# What a run that goes on may change; every other key shapes the updates that it has made already.
+MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.")
+
+
+def branches(config: ConfigDict) -> tuple[str, ...]:
+    """The names of the branches: a teacher each, the general one first."""
+    return ("general", *sorted(name for name in config.teachers if name != "general"))
 
 
 def check_config(config: ConfigDict) -> None:
@@ -22,44 +36,85 @@ def check_config(config: ConfigDict) -> None:
     def need(key: str, test: Callable[[Any], bool], allowed: str) -> None:
         value = config
         for part in key.split("."):
+            if not isinstance(value, ConfigDict) or part not in value:
+                raise ValueError(f"config.{key} is missing: allowed is {allowed}")
             value = value[part]
         if not test(value):
             raise ValueError(f"config.{key} = {value!r}: allowed is {allowed}")
 
     def positive(*keys: str) -> None:
         for key in keys:
-            need(key, lambda v: v > 0, "a number above 0")
+            need(key, lambda v: math.isfinite(v) and v > 0, "a number above 0")
 
     def natural(*keys: str) -> None:
         for key in keys:
-            need(key, lambda v: v >= 0, "0 or more")
+            need(key, lambda v: math.isfinite(v) and v >= 0, "0 or more")
 
+    def one_of(key: str, allowed) -> None:
+        need(key, lambda v: v in allowed, " or ".join(map(repr, allowed)))
+
+    names = branches(config)
+    _check_branches(config, names)
     positive("steps", "specialise.steps", "specialise.batch_size", "specialise.checkpoint_every")
     for stage in ("optim", "specialise.optim"):
         positive(f"{stage}.learning_rate", f"{stage}.eps", f"{stage}.clip_norm")
         natural(f"{stage}.warmup_steps", f"{stage}.weight_decay")
-        need(f"{stage}.name", lambda v: v in ("adamw", "sgd"), "'adamw' or 'sgd'")
-    positive("rollout.batch_size", "rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.temperature")
-    positive("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk", "data.domain.count")
+        one_of(f"{stage}.name", ("adamw", "sgd"))
+        for beta in ("b1", "b2"):
+            need(f"{stage}.{beta}", lambda v: 0 <= v < 1, "at least 0 and below 1")
+    positive("rollout.batch_size", "rollout.rows_at_once", "rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.temperature")
+    positive("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk")
     positive("checkpoint.every", "checkpoint.keep_last", "eval.batch_size", "eval.max_new_tokens")
-    positive("eval.max_domain_tokens", "eval.max_instruction_tokens")
-    natural("seed", "specialise.seed")
-    natural("checkpoint.keep_best", "data.general.count", "eval.every", "eval.seed")
+    positive("eval.max_domain_tokens", "eval.max_instruction_tokens", "lora.alpha")
+    natural("seed", "specialise.seed", "specialise.count", "checkpoint.keep_best", "eval.every", "eval.seed")
+    natural("lora.rank")
     for key in ("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "eval.instructions"):
         need(key, lambda v: v >= 2, "2 or more")
     need("eval.interpolation", lambda v: 0 <= v <= 1, "between 0 and 1")
-    need("micro.remat", lambda v: v in REMAT, " or ".join(map(repr, REMAT)))
-    need("student", lambda v: v in BRANCHES, "'general' or 'domain'")
-    need("camopd.cycle", lambda v: len(v) > 0 and set(v) <= set(BRANCHES), "a non-empty tuple of 'general', 'domain'")
+    need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
+    need("icd10.candidates", lambda v: 2 <= v <= 10, "2 to 10")
+    need("lora.targets", lambda v: len(v) > 0 and set(v) <= set(TARGETS), f"a non-empty tuple out of {TARGETS}")
+    one_of("micro.remat", tuple(REMAT))
+    one_of("precision", PRECISIONS)
+    one_of("export.dtype", PRECISIONS)
+    one_of("rollout.long_prompts", LONG_PROMPTS)
+    one_of("chat.thinking", THINKING)
+    one_of("student", names)
+    need("camopd.cycle", lambda v: len(v) > 0 and set(v) <= set(names), f"a non-empty tuple of branches out of {names}")
     need("camopd.weight_band", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")
-    for branch in BRANCHES:
-        need(f"camopd.demand.{branch}", lambda v: v in DEMANDS, " or ".join(map(repr, DEMANDS)))
+    for branch in names:
+        one_of(f"camopd.demand.{branch}", tuple(DEMANDS))
         need(f"camopd.rho.{branch}", lambda v: 0 < v <= 1, "above 0 and at most 1")
         positive(f"camopd.scale.{branch}")
-        need(f"data.{branch}.source", lambda v, b=branch: v == SOURCES[b], repr(SOURCES[branch]))
-    longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+        need(f"data.{branch}.source", lambda v: bool(v), "a data source such as 'path:FILE.jsonl'")
+        natural(f"data.{branch}.count")
+        if config.data[branch].source == "builtin:icd10":
+            positive(f"data.{branch}.count")
+    _check_lengths(config)
+
+
+def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
+    if "general" not in config.teachers:
+        raise ValueError("config.teachers.general is missing: allowed is a model source")
+    if config.teachers.general == SPECIALISE:
+        raise ValueError("config.teachers.general = 'specialise': allowed is a model source; a run makes domain teachers")
+    made = [n for n in names if config.teachers[n] == SPECIALISE]
+    if len(made) > 1:
+        raise ValueError(f"config.teachers.{made[1]} = 'specialise': allowed for one teacher, and {made[0]} is it")
+    for name in names:
+        if name in MEASURES:
+            raise ValueError(f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})")
+        for part in ("data", "camopd.demand", "camopd.rho", "camopd.scale"):
+            section = config.data if part == "data" else config.camopd[part.split(".")[1]]
+            if name not in section:
+                raise ValueError(f"config.{part}.{name} is missing: teacher {name!r} needs it")
+
+
+def _check_lengths(config: ConfigDict) -> None:
     answered = max(config.eval.max_new_tokens, config.rollout.max_new_tokens)  # of the responses that are scored
-    if config.micro.width < max(longest, config.rollout.max_prompt_tokens + answered):
+    if any(n != "general" for n in branches(config)):
+        answered = max(answered, config.eval.max_domain_tokens)
+    if config.micro.width < config.rollout.max_prompt_tokens + answered:
         raise ValueError(
             f"config.micro.width = {config.micro.width}: a packed row must hold rollout.max_prompt_tokens "
             f"({config.rollout.max_prompt_tokens}) and the longest response ({answered} tokens)"
@@ -77,3 +132,52 @@ def check_devices(config: ConfigDict, shards: int) -> None:
             f"config.rollout.batch_size = {config.rollout.batch_size}: allowed is a multiple of {shards}, the devices "
             "over which a batch is spread (mesh.replica x mesh.fsdp)"
         )
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Validate that a run can be kept, or gone on with, in a directory.
+
+    Raises:
+      ValueError: if it is no directory, cannot be written, or holds a run of another config.
+    """
+    above = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"--workdir={workdir}: {above} is not a directory that can be written")
+    saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    if not saved:
+        return
+    before = dict(_flat(read_record(workdir)["config"]))
+    now = dict(_flat(json.loads(json.dumps(config.to_dict()))))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
+            raise ValueError(
+                f"config.{key} = {now.get(key)!r}: the run in {workdir} was made with {before.get(key)!r}; set it back, "
+                "or give another --workdir"
+            )
+    if config.steps < max(saved):
+        raise ValueError(
+            f"config.steps = {config.steps}: the run in {workdir} has made {max(saved)} updates; allowed is that or "
+            "more, or another --workdir"
+        )
+
+
+def read_record(workdir: Path) -> dict:
+    """config.json of a run.
+
+    Raises:
+      ValueError: if it is missing or no record of a run.
+    """
+    path = workdir / "config.json"
+    try:
+        record = json.loads(path.read_text())
+        return record | {"config": dict(record["config"])}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--workdir={workdir}: config.json is no record of a run ({error}); give another one") from None
+
+
+def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -38,6 +38,11 @@ def categorical(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     return block_B * block + first_above(jnp.cumsum(inside_BC, axis=1), target_B - before_B, inside_BC)
 
 
+def in_dtype(params: Params, dtype: str) -> Params:
+    """The parameters as they are computed with; a student's master weights may be of a higher precision."""
+    return jax.tree.map(lambda p: p.astype(dtype), params)
+
+
 def sample(
     graph: nnx.GraphDef,
     params: Params,
@@ -49,6 +54,8 @@ def sample(
     temperature: float,
     stop_ids: tuple[int, ...],
     pad_id: int,
+    dtype: str,
+    vocab: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sample one response per prompt from softmax(logits / temperature); temperature 0 is greedy.
 
@@ -58,13 +65,14 @@ def sample(
     Args:
       prompt_BP: token ids, left-padded; prompt_mask_BP: True at prompt tokens.
       row_keys_B: one typed PRNG key a row.
+      dtype: of weights and activations; vocab: ids from here on have no probability (None: all have).
 
     Returns:
       response_BT (pad_id after the end), response_mask_BT (the stop token included) and sampler_logp_BT:
       log-probabilities in nats under the distribution sampled from (for greedy: at temperature 1), 0 outside
       the mask.
     """
-    decoder = nnx.merge(graph, params)
+    decoder = nnx.merge(graph, in_dtype(params, dtype))
     batch, prompt_length = prompt_BP.shape
     steps = max_new_tokens
 
@@ -78,6 +86,7 @@ def sample(
 
     def draw(hidden_BD, t):
         logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, decoder.head_VD(), preferred_element_type=jnp.float32)
+        logits_BV = losses.known_tokens(logits_BV, vocab)
         if temperature == 0:
             token_B = jnp.argmax(logits_BV, axis=-1)
         else:
@@ -128,13 +137,15 @@ def score(
     *,
     temperature: float,
     chunk: int,
+    dtype: str,
+    vocab: int | None = None,
     remat: str = "none",
 ) -> jax.Array:
     """log pi(y_t | h_t) of the slots' tokens [R, S], nats; 0 in empty slots. Never holds [R, S, V]."""
-    decoder = nnx.merge(graph, params)
+    decoder = nnx.merge(graph, in_dtype(params, dtype))
     hidden_RSD = decoders.packed_hidden(decoder, packed, remat)
     rows, slots, width = hidden_RSD.shape
     logp_N = losses.chunked_logp(
-        hidden_RSD.reshape(-1, width), decoder.head_VD(), packed.labels_RS.reshape(-1), temperature, chunk
+        hidden_RSD.reshape(-1, width), decoder.head_VD(), packed.labels_RS.reshape(-1), temperature, chunk, vocab
     )
     return jnp.where(packed.slot_mask_RS, logp_N.reshape(rows, slots), 0.0)

@@ -27,13 +27,9 @@ def collector(
         del state  # the data do not depend on the policy
         chosen = data.batch_at(len(prompts), batch_size, step, seed)
         rollout = data.given_responses([prompts[i] for i in chosen], [answers[i] for i in chosen], pad_id)
-        packed = packing.pack(rollout, range(batch_size), shape)
-        tokens = int(rollout.response_mask_BT.sum())
-        ones = np.ones(rollout.response_mask_BT.shape, np.float32)
-        credit, weight = packed.gather(ones), packed.gather(ones / tokens)
-        updates = [
-            Update(batch, credit[m], weight[m], np.zeros_like(credit[m])) for m, batch in enumerate(packed.batches)
-        ]
+        mask_BT = rollout.response_mask_BT
+        tokens = int(mask_BT.sum())
+        updates = packing.updates(rollout, range(batch_size), shape, mask_BT, mask_BT / tokens)
         return Experience("sft", updates, {"response_tokens": tokens, "batch": batch_size})
 
     return collect

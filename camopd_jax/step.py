@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 
-from camopd_jax import sampling, sharding
-from camopd_jax.types import Params, TrainState, Update
+from camopd_jax import sharding
+from camopd_jax.models import lora
+from camopd_jax.types import PackedTokens, Params, TrainState, Update
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,30 @@ class Steps:
 
     init: Callable[[Params, jax.Array], TrainState]  # donates the parameters
     zeros: Callable[[], Params]
-    micro: Callable[[Params, Params, Update], tuple[Params, dict]]  # donates the gradient sum
+    micro: Callable[[Params, Params, Update, Params], tuple[Params, dict]]  # donates the gradient sum
     measure: Callable[[TrainState, Params], dict]
     apply: Callable[[TrainState, Params], TrainState]  # donates the state
     skip: Callable[[TrainState], TrainState]
     abstract: TrainState  # shapes and shardings, for restoring
+    frozen: Params  # the last argument of `micro`: what an adapter trains beside, {} where all parameters train
 
 
 def build_steps(
-    graph: nnx.GraphDef,
+    score: Callable[[Params, PackedTokens], jax.Array],
     shapes: Params,
     mesh: Mesh,
     axes: dict,
     objective: Callable[[jax.Array, Update], tuple[jax.Array, dict]],
     optimizer: Optimizer,
-    *,
-    temperature: float,
-    chunk: int,
-    remat: str,
+    frozen: Params,
 ) -> Steps:
     """Compile-once functions for one model, mesh and objective.
 
-    `objective(logp_RS, update)` returns the micro-batch's share of the loss and a dict of sums for the log.
+    Args:
+      score: (all parameters, packed tokens) -> log-probabilities of the slots [R, S]; what is differentiated.
+      shapes: of the parameters that train, whose logical axes are in `axes`.
+      objective: (logp_RS, update) -> the micro-batch's share of the loss, and a dict of sums for the log.
+      frozen: parameters beside which an adapter trains; {} where all train.
     """
     params_at = sharding.param_shardings(mesh, shapes, axes)
     state_at = TrainState(
@@ -83,12 +85,11 @@ def build_steps(
         key=sharding.replicated(mesh),
     )
 
-    def loss(params, update):
-        logp_RS = sampling.score(graph, params, update.packed, temperature=temperature, chunk=chunk, remat=remat)
-        return objective(logp_RS, update)
+    def loss(params, update, frozen):
+        return objective(score(lora.join(frozen, params) if frozen else params, update.packed), update)
 
-    def micro(params, grads, update):
-        (value, sums), new = jax.value_and_grad(loss, has_aux=True)(params, update)
+    def micro(params, grads, update, frozen):
+        (value, sums), new = jax.value_and_grad(loss, has_aux=True)(params, update, frozen)
         return jax.tree.map(jnp.add, grads, new), {"loss": value, **sums}
 
     def measure(state, grads):
@@ -120,7 +121,7 @@ def build_steps(
         zeros=jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at),
         micro=jax.jit(
             micro,
-            in_shardings=(params_at, params_at, sharding.by_rows(mesh)),
+            in_shardings=(params_at, params_at, sharding.by_rows(mesh), None),
             out_shardings=(params_at, sharding.replicated(mesh)),
             donate_argnums=1,
         ),
@@ -130,4 +131,5 @@ def build_steps(
         .lower(abstract)
         .compile(),  # rarely used, and then in mid-run, where nothing may compile
         abstract=abstract,
+        frozen=frozen,
     )

@@ -1,5 +1,7 @@
 """What a recovery run tells its user: the table, the ratios with their intervals, and the plots."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,43 +10,39 @@ matplotlib.use("Agg")  # files only: a run has no screen
 
 import matplotlib.pyplot as plt
 
-from camopd_jax.evals.suite import Measure, ratio_interval
+from camopd_jax.evals.suite import Line, Measure, ratio_interval
 
-LINES = (  # measure, how it is printed, digits
-    ("reverse_kl", "reverse KL to general teacher, nats/token", 3),
-    ("forward_kl", "forward KL from general teacher, nats/token", 3),
-    ("instructions", "instruction following, pass rate", 3),
-    ("domain", "ICD-10 coding, exact match", 3),
-    ("eos_rate", "responses that end by themselves", 2),
-    ("length", "response length, tokens (share of the general teacher's)", 1),
-)
-COLORS = {"general": "#1f6fb4", "domain": "#d1701f"}
+COLORS = ("#1f6fb4", "#d1701f", "#3a8a4d", "#8a4fa3", "#b03a48")  # of the branches, in order
 
 
-def table(models: dict[str, dict[str, Measure]]) -> str:
+def table(models: dict[str, dict[str, Measure]], lines: Sequence[Line]) -> str:
     """Every measure (± one standard error) of every model, as Markdown; the first is the general teacher."""
     teacher = next(iter(models.values()))
     out = ["| held-out measure | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
-    for name, label, digits in LINES:
-        cells = [f"{m[name].value():.{digits}f} ± {m[name].stderr():.{digits}f}" for m in models.values()]
-        if name == "length":
-            shares = [m[name].value() / teacher[name].value() for m in models.values()]
+    for line in lines:
+        measures = [m[line.measure] for m in models.values()]
+        cells = [f"{m.value():.{line.digits}f} ± {m.stderr():.{line.digits}f}" for m in measures]
+        if line.measure == "length":
+            shares = [m.value() / teacher["length"].value() for m in measures]
             cells = [f"{cell} ({share:.2f})" for cell, share in zip(cells, shares, strict=True)]
-        out.append(f"| {label} | " + " | ".join(cells) + " |")
+        out.append(f"| {line.label} | " + " | ".join(cells) + " |")
     return "\n".join(out)
 
 
 def ratios(
-    start: dict[str, Measure], general: dict[str, Measure], after: dict[str, dict[str, Measure]]
+    start: dict[str, Measure], general: dict[str, Measure], after: dict[str, dict[str, Measure]], kept: Sequence[str]
 ) -> dict[str, dict[str, tuple | None]]:
-    """For each model of `after`: recovery of reverse KL and of instruction following, and domain retention."""
+    """For each model of `after`: recovery of reverse KL and of instruction following, and what it kept.
+
+    `kept` names the measures whose retention after / start is wanted.
+    """
     return {
         model: {
             "recovery of reverse KL": ratio_interval(m["reverse_kl"], start["reverse_kl"], general["reverse_kl"]),
             "recovery of instruction following": ratio_interval(
                 m["instructions"], start["instructions"], general["instructions"]
             ),
-            "domain retention": ratio_interval(m["domain"], start["domain"], None),
+            **{f"{name} retention": ratio_interval(m[name], start[name], None) for name in kept},
         }
         for model, m in after.items()
     }
@@ -66,10 +64,10 @@ def _cell(interval: tuple | None) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*interval)
 
 
-def plot_recovery(path: Path, steps: list[dict], evaluations: list[dict]) -> None:
+def plot_recovery(path: Path, steps: list[dict], evaluations: list[dict], branches: Sequence[str]) -> None:
     """Sampled reverse KL to each teacher: each training batch, and held-out prompts over the steps."""
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for branch, color in COLORS.items():
+    for branch, color in zip(branches, itertools.cycle(COLORS), strict=False):
         mine = [r for r in steps if r["branch"] == branch]
         held = [r for r in evaluations if r["task"] == branch and r["metric"] == "short_reverse_kl"]
         axis.plot([r["step"] for r in mine], [r["reverse_kl"] for r in mine], ".", color=color, alpha=0.45,
@@ -83,10 +81,10 @@ def plot_recovery(path: Path, steps: list[dict], evaluations: list[dict]) -> Non
     plt.close(figure)
 
 
-def plot_gaps(path: Path, steps: list[dict]) -> None:
+def plot_gaps(path: Path, steps: list[dict], branches: Sequence[str]) -> None:
     """The mean gap of each batch by branch, and the share of the batch that was selected."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5.4), sharex=True, layout="constrained")
-    for branch, color in COLORS.items():
+    for branch, color in zip(branches, itertools.cycle(COLORS), strict=False):
         mine = [r for r in steps if r["branch"] == branch]
         at = [r["step"] for r in mine]
         top.plot(at, [r["gap_abs"] for r in mine], "o-", color=color, label=f"{branch}: mean |gap|")

@@ -2,17 +2,22 @@
 
     python bin/train.py --config=configs/medical.py           small: SmolLM2-135M, under 20 minutes on 2 CPU cores
     python bin/train.py --config=configs/medical.py:tiny      random weights, about a minute: does it run here?
+    ...                --config=configs/medical.py:qwen3_0p6b Qwen3-0.6B with adapters, for one GPU or TPU v5e-1
+    ...                --config=configs/medical.py:paper      the paper's scale: Qwen3-8B, II-Medical-8B, 120 steps
 
-The general teacher is SmolLM2-135M-Instruct from a PyPI wheel. The run itself makes the domain teacher, by
+small: the general teacher is SmolLM2-135M-Instruct from a PyPI wheel. The run itself makes the domain teacher, by
 supervised fine-tuning on ICD-10-CM coding questions, and caches it. Measured results are in the README.
+qwen3_0p6b and paper need the model hub (HF_TOKEN) and an accelerator; they have not been run yet. paper reads its
+prompts from two files that you make: data/paper/general.jsonl and data/paper/medical.jsonl (docs/data.md).
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(preset: str = "small") -> ConfigDict:
-    if preset not in ("small", "tiny"):
-        raise ValueError(f"configs/medical.py:{preset}: allowed presets are small, tiny")
+    presets = {"small": lambda c: None, "tiny": _tiny, "qwen3_0p6b": _qwen3_0p6b, "paper": _paper}
+    if preset not in presets:
+        raise ValueError(f"configs/medical.py:{preset}: allowed presets are {', '.join(presets)}")
     c = ConfigDict()
     c.name = "medical"
     c.preset = preset
@@ -28,12 +33,22 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.data.general = ConfigDict()
     c.data.general.source = "builtin:general"
     c.data.general.count = 0  # prompts to train on; 0: all
+    c.data.general.heldout = ""  # source of held-out prompts; "": the built-in ones, or a share of the source
     c.data.domain = ConfigDict()
     c.data.domain.source = "builtin:icd10"
     c.data.domain.count = 256  # prompts to train on
-    c.data.domain.candidates = 3  # code lines of a question
+    c.data.domain.heldout = ""
+    c.data.heldout_share = 0.2  # of the conversations of a path: or hf: source, never trained on
+    c.icd10 = ConfigDict()
+    c.icd10.candidates = 3  # code lines of a question of builtin:icd10
+
+    c.chat = ConfigDict()  # how the chat template of the student's tokenizer is filled
+    c.chat.system = ""  # system message of conversations that have none; "": none
+    c.chat.thinking = "template"  # enable_thinking: "on", "off", or "template": as it does by itself
 
     c.specialise = ConfigDict()
+    c.specialise.source = ""  # conversations to learn from; "": those of the branch whose teacher is made
+    c.specialise.count = 0  # conversations; 0: all (of builtin:icd10: a new one for each place in the batches)
     c.specialise.steps = 28  # updates
     c.specialise.batch_size = 12  # question-answer pairs an update
     c.specialise.seed = 0  # of the questions and their order; not the run's, so that runs share the teacher
@@ -42,7 +57,9 @@ def get_config(preset: str = "small") -> ConfigDict:
 
     c.rollout = ConfigDict()
     c.rollout.batch_size = 12  # prompts a step, one response each
-    c.rollout.max_prompt_tokens = 160  # a longer prompt is refused
+    c.rollout.rows_at_once = 12  # responses decoded together, at most: the KV cache is theirs
+    c.rollout.max_prompt_tokens = 160
+    c.rollout.long_prompts = "error"  # longer ones: "error" stops, "drop" leaves them out, "cut" shortens their text
     c.rollout.max_new_tokens = 40  # a longer response is cut and trains like any other
     c.rollout.temperature = 1.0  # tau of sampler, student and teachers alike
 
@@ -58,6 +75,13 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.camopd.scale.general = 2.0
     c.camopd.scale.domain = 1.0
     c.camopd.weight_band = (0.5, 5.0)  # importance weights outside are 0
+
+    c.lora = ConfigDict()  # of the student and of the specialisation alike
+    c.lora.rank = 0  # of the adapter beside each target; 0: all weights train
+    c.lora.alpha = 32.0  # the adapter's change of a weight is alpha / rank B A
+    c.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
+
+    c.precision = "float32"  # of every forward pass and of the teachers' weights, or "bfloat16"; what trains is float32
 
     c.optim = _adamw(learning_rate=1.5e-5, warmup_steps=4)  # of the recovery; constant after the warm-up
 
@@ -91,31 +115,106 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.eval.seed = 7  # of sampling in evaluations
     c.eval.interpolation = 0.5  # alpha: share of the general teacher in the interpolated weights
 
-    if preset == "tiny":
-        c.teachers.general = "random:llama"
-        c.steps = 8
-        c.data.domain.count = 32
-        c.specialise.steps = 4
-        c.specialise.optim.learning_rate = 1e-2
-        c.optim.learning_rate = 3e-3
-        c.specialise.batch_size = 4
-        c.specialise.checkpoint_every = 2
-        c.rollout.batch_size = 8
-        c.rollout.max_prompt_tokens = 640
-        c.rollout.max_new_tokens = 8
-        c.micro.width = 736
-        c.micro.slots = 192
-        c.checkpoint.every = 2
-        c.eval.every = 4
-        c.eval.prompts = 8
-        c.eval.general_prompts = 8
-        c.eval.instructions = 16
-        c.eval.domain_prompts = 8
-        c.eval.batch_size = 8
-        c.eval.max_new_tokens = 16
-        c.eval.max_instruction_tokens = 16
-        c.eval.max_domain_tokens = 8
+    c.export = ConfigDict()
+    c.export.dtype = "float32"  # of the recovered model's weights, or "bfloat16"
+
+    presets[preset](c)
     return c.lock()
+
+
+def _tiny(c: ConfigDict) -> None:
+    c.teachers.general = "random:llama"
+    c.steps = 8
+    c.data.domain.count = 32
+    c.specialise.steps = 4
+    c.specialise.optim.learning_rate = 1e-2
+    c.optim.learning_rate = 3e-3
+    c.specialise.batch_size = 4
+    c.specialise.checkpoint_every = 2
+    c.rollout.batch_size = 8
+    c.rollout.rows_at_once = 8
+    c.rollout.max_prompt_tokens = 640
+    c.rollout.max_new_tokens = 8
+    c.micro.width = 736
+    c.micro.slots = 192
+    c.checkpoint.every = 2
+    c.eval.every = 4
+    c.eval.prompts = 8
+    c.eval.general_prompts = 8
+    c.eval.instructions = 16
+    c.eval.domain_prompts = 8
+    c.eval.batch_size = 8
+    c.eval.max_new_tokens = 16
+    c.eval.max_instruction_tokens = 16
+    c.eval.max_domain_tokens = 8
+
+
+def _qwen3_0p6b(c: ConfigDict) -> None:
+    c.teachers.general = "hf:Qwen/Qwen3-0.6B"
+    c.chat.thinking = "off"
+    c.precision = "bfloat16"
+    c.lora.rank = 32
+    c.steps = 60
+    c.data.domain.count = 2048
+    c.specialise.steps = 120
+    c.specialise.batch_size = 32
+    c.specialise.optim.learning_rate = 2e-4
+    c.specialise.optim.warmup_steps = 10
+    c.specialise.checkpoint_every = 60
+    c.optim.learning_rate = 5e-5
+    c.optim.warmup_steps = 5
+    c.rollout.batch_size = 64
+    c.rollout.rows_at_once = 64
+    c.rollout.max_prompt_tokens = 512
+    c.rollout.max_new_tokens = 256
+    c.micro.rows = 4
+    c.micro.width = 1024
+    c.micro.slots = 512
+    c.micro.logit_chunk = 512
+    c.checkpoint.every = 20
+    c.eval.every = 20
+    c.eval.prompts = 64
+    c.eval.general_prompts = 84
+    c.eval.domain_prompts = 400
+    c.eval.batch_size = 100
+    c.eval.max_new_tokens = 384
+    c.eval.max_instruction_tokens = 256
+    c.eval.max_domain_tokens = 64
+    c.export.dtype = "bfloat16"
+
+
+def _paper(c: ConfigDict) -> None:
+    c.teachers.general = "hf:Qwen/Qwen3-8B"
+    c.teachers.domain = "hf:Intelligent-Internet/II-Medical-8B"
+    c.data.general.source = "path:data/paper/general.jsonl"  # 10K of Nemotron-Post-Training-Dataset-v1
+    c.data.domain.source = "path:data/paper/medical.jsonl"  # 10K medical questions without answers
+    c.data.domain.count = 0
+    c.data.heldout_share = 0.02
+    c.precision = "bfloat16"
+    c.steps = 120
+    c.optim.learning_rate = 2e-6
+    c.optim.warmup_steps = 5
+    c.rollout.batch_size = 512
+    c.rollout.rows_at_once = 64
+    c.rollout.max_prompt_tokens = 4096
+    c.rollout.max_new_tokens = 32768
+    c.rollout.long_prompts = "drop"
+    c.micro.rows = 1
+    c.micro.width = 36864
+    c.micro.slots = 32768
+    c.micro.logit_chunk = 512
+    c.mesh.replica = 1
+    c.mesh.fsdp = -1
+    c.checkpoint.every = 10
+    c.eval.every = 20
+    c.eval.prompts = 64
+    c.eval.general_prompts = 128
+    c.eval.domain_prompts = 128
+    c.eval.batch_size = 64
+    c.eval.max_new_tokens = 4096
+    c.eval.max_instruction_tokens = 2048
+    c.eval.max_domain_tokens = 4096
+    c.export.dtype = "bfloat16"
 
 
 def _adamw(learning_rate: float, warmup_steps: int) -> ConfigDict:

@@ -10,7 +10,7 @@ import numpy as np
 
 from camopd_jax import data, losses, packing, sharding
 from camopd_jax.camopd import select
-from camopd_jax.engine import Engine
+from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals.suite import Measure
 from camopd_jax.types import Experience, Params, Rollout, TrainState, Update
 
@@ -32,6 +32,7 @@ class Branch:
 @dataclass(frozen=True)
 class RolloutShape:
     batch_size: int  # prompts a step
+    rows_at_once: int  # of them that are decoded together, at most
     max_new_tokens: int
 
 
@@ -45,7 +46,7 @@ def sample_prompts(
         prompts,
         key,
         width=-(-longest // 8) * 8,
-        batch=shape.batch_size,
+        batch=shape.rows_at_once,
         max_new_tokens=shape.max_new_tokens,
         temperature=engine.numerics.temperature,
     )
@@ -54,16 +55,16 @@ def sample_prompts(
 class Teachers:
     """Frozen teachers, of which one at a time is on the devices."""
 
-    def __init__(self, engine: Engine, host_params: Mapping[str, Callable[[], Params]]):
-        self._engine, self._host_params = engine, host_params
+    def __init__(self, policies: Mapping[str, Policy]):
+        self._policies = policies
         self._name, self._placed = None, None
 
-    def resident(self, name: str) -> Params:
-        """The weights of a teacher on the mesh; another one's are let go first."""
+    def score(self, name: str, rollout: Rollout) -> np.ndarray:
+        """log-probabilities [B, T] of a rollout under a teacher; another one's weights are let go first."""
         if name != self._name:
             self._placed = None
-            self._name, self._placed = name, self._engine.place(self._host_params[name]())
-        return self._placed
+            self._name, self._placed = name, self._policies[name].place()
+        return self._policies[name].engine.score(self._placed, rollout)
 
 
 def objective(band: tuple[float, float]) -> Callable:
@@ -83,13 +84,9 @@ def make_updates(
     rollout: Rollout, credit_BT: np.ndarray, selected: np.ndarray, shape: packing.PackShape
 ) -> list[Update]:
     """Micro-batches of the selected rows alone, each response weighing 1 / (|S| L_i) a token."""
-    if not len(selected):
-        return []
-    packed = packing.pack(rollout, selected, shape)
     length_B = rollout.response_mask_BT.sum(axis=1)
-    share_BT = rollout.response_mask_BT / np.maximum(length_B, 1)[:, None] / len(selected)
-    fields = [packed.gather(x.astype(np.float32)) for x in (credit_BT, share_BT, rollout.sampler_logp_BT)]
-    return [Update(batch, *(f[m] for f in fields)) for m, batch in enumerate(packed.batches)]
+    share_BT = rollout.response_mask_BT / np.maximum(length_B, 1)[:, None] / max(len(selected), 1)
+    return packing.updates(rollout, selected, shape, credit_BT, share_BT)
 
 
 def collector(
@@ -99,8 +96,12 @@ def collector(
     cycle: Sequence[str],
     shape: RolloutShape,
     seed: int,
+    whole: Callable[[Params], Params],
 ) -> Callable[[TrainState, int], Experience]:
-    """`collect` of the CaMOPD System (the step of docs/method.md, up to the update)."""
+    """`collect` of the CaMOPD System (the step of docs/method.md, up to the update).
+
+    `whole` gives the student's full parameters for those that train: the same, or base and adapter.
+    """
     rows = sharding.by_rows(engine.mesh)
     measure = {name: _measure(select.DEMANDS[b.demand], rows) for name, b in branches.items()}
 
@@ -111,10 +112,11 @@ def collector(
         clock = time.perf_counter()
         prompts = [branch.prompts[i] for i in chosen]
         key = jax.random.fold_in(state.key, step)
-        rollout = sample_prompts(engine, state.params, branch, prompts, key, shape)
+        student = whole(state.params)
+        rollout = sample_prompts(engine, student, branch, prompts, key, shape)
         sampled = time.perf_counter()
-        student_BT = engine.score(state.params, rollout)
-        teacher_BT = engine.score(teachers.resident(name), rollout)
+        student_BT = engine.score(student, rollout)
+        teacher_BT = teachers.score(name, rollout)
         gap_BT, score_B = jax.device_get(measure[name](teacher_BT, student_BT, rollout.response_mask_BT))
         for row in np.flatnonzero(~np.isfinite(score_B)):
             prompt = branch.prompt_ids[chosen[row]]
@@ -153,24 +155,21 @@ def _figures(engine: Engine, rollout: Rollout, gap_BT, score_B, selected) -> dic
 
 
 def evaluator(
-    engine: Engine, teachers: Teachers, branches: Mapping[str, Branch], shape: RolloutShape, seed: int
-) -> Callable[[Params, int], list[dict]]:
+    engine: Engine, teachers: Teachers, branches: Mapping[str, Branch], shape: RolloutShape, seed: int,
+    whole: Callable[[Params], Params],
+) -> Callable[[Params, int], list[dict]]:  # fmt: skip
     """`evaluate` of the CaMOPD System: sampled reverse KL to each teacher on held-out prompts, nats a token.
 
     It samples with the shapes of training, so that it compiles nothing of its own.
     """
 
     def evaluate(params: Params, step: int) -> list[dict]:
-        rows = []
+        student, rows = whole(params), []
         for branch in branches.values():
-            rollout = sample_prompts(engine, params, branch, branch.heldout, jax.random.key(seed), shape)
-            own = engine.score(params, rollout)
-            kl_BT = own - engine.score(teachers.resident(branch.name), rollout)
+            rollout = sample_prompts(engine, student, branch, branch.heldout, jax.random.key(seed), shape)
+            kl_BT = engine.score(student, rollout) - teachers.score(branch.name, rollout)
             kl = Measure(kl_BT.sum(axis=1, dtype=np.float64), rollout.response_mask_BT.sum(axis=1))
-            figures = {"value": kl.value(), "n": len(kl.numerator), "stderr": kl.stderr()}
-            rows.append(
-                {"step": step, "model": "student", "task": branch.name, "metric": "short_reverse_kl", **figures}
-            )
+            rows.append(kl.row("student", step, branch.name, "short_reverse_kl"))
         return rows
 
     return evaluate

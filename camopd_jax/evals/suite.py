@@ -4,27 +4,16 @@ A measure is kept as two numbers an item, whose sums divide to its value, so tha
 resampling items, and two models compared item by item.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from camopd_jax import icd10
 from camopd_jax.data import Prompt
-from camopd_jax.engine import Engine
+from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import checks
 from camopd_jax.types import Params, Rollout
-
-TASKS = {  # measure -> (task, metric) in eval.jsonl
-    "reverse_kl": ("general", "reverse_kl"),
-    "forward_kl": ("general", "forward_kl"),
-    "eos_rate": ("general", "eos_rate"),
-    "length": ("general", "response_tokens"),
-    "instructions": ("instructions", "pass_rate"),
-    "domain": ("icd10", "exact_match"),
-}
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -42,6 +31,11 @@ class Measure:
         residual = self.numerator - self.value() * self.denominator
         return float(np.sqrt(n / (n - 1) * np.sum(residual**2)) / self.denominator.sum())
 
+    def row(self, model: str, step: int, task: str, metric: str) -> dict:
+        """A line of eval.jsonl."""
+        figures = {"value": self.value(), "n": len(self.numerator), "stderr": self.stderr()}
+        return {"step": step, "model": model, "task": task, "metric": metric, **figures}
+
     def resampled(self, index_RN: np.ndarray) -> np.ndarray:
         """The value on each resampling of the items [R]."""
         return self.numerator[index_RN].sum(axis=1) / self.denominator[index_RN].sum(axis=1)
@@ -58,23 +52,63 @@ class Task:
 
     prompts: list[Prompt]
     encoded: list[np.ndarray]
-    width: int  # tokens to which prompts are padded
     max_new_tokens: int
+
+    @property
+    def width(self) -> int:
+        """Tokens to which the prompts are padded."""
+        return max(map(len, self.encoded))
+
+    @property
+    def checked(self) -> bool:
+        """Whether answers can be told right from wrong: every prompt says how."""
+        return all(p.checks for p in self.prompts)
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a measure is shown, and where it stands in eval.jsonl."""
+
+    measure: str
+    label: str
+    digits: int
+    task: str
+    metric: str
 
 
 @dataclass(frozen=True)
 class Suite:
     """The full evaluation, on fixed held-out prompts with a fixed seed."""
 
-    engine: Engine
     general: Task
     instructions: Task
-    domain: Task
+    domains: dict[str, Task]  # by branch
     batch_size: int
     seed: int
+    temperature: float
 
-    def sample(self, params: Params, task: Task, temperature: float) -> Rollout:
-        return self.engine.sample(
+    def lines(self) -> list[Line]:
+        """The measures of `run`, in the order of the table."""
+        lines = [
+            Line("reverse_kl", "reverse KL to general teacher, nats/token", 3, "general", "reverse_kl"),
+            Line("forward_kl", "forward KL from general teacher, nats/token", 3, "general", "forward_kl"),
+            Line("instructions", "instruction following, pass rate", 3, "instructions", "pass_rate"),
+        ]
+        for branch, task in self.domains.items():
+            if not task.checked:
+                lines.append(Line(branch, f"reverse KL to {branch} teacher, nats/token", 3, branch, "reverse_kl"))
+            elif task.prompts[0].id.startswith("icd10-"):
+                lines.append(Line(branch, "ICD-10 coding, exact match", 3, "icd10", "exact_match"))
+            else:
+                lines.append(Line(branch, f"{branch} prompts, pass rate", 3, branch, "pass_rate"))
+        return [
+            *lines,
+            Line("eos_rate", "responses that end by themselves", 2, "general", "eos_rate"),
+            Line("length", "response length, tokens (share of the general teacher's)", 1, "general", "response_tokens"),
+        ]
+
+    def sample(self, engine: Engine, params: Params, task: Task, temperature: float) -> Rollout:
+        return engine.sample(
             params,
             task.encoded,
             jax.random.key(self.seed),
@@ -84,66 +118,67 @@ class Suite:
             temperature=temperature,
         )
 
-    def reference(self, params: Params) -> tuple[Rollout, np.ndarray]:
+    def reference(self, general: Policy) -> tuple[Rollout, np.ndarray]:
         """The general teacher's own responses and log-probabilities, on which the forward KL is taken."""
-        rollout = self.sample(params, self.general, self.engine.numerics.temperature)
-        return rollout, self.engine.score(params, rollout)
+        params = general.place()
+        rollout = self.sample(general.engine, params, self.general, self.temperature)
+        return rollout, general.engine.score(params, rollout)
 
     def run(
         self,
-        place: Callable[[], Params],
-        general: Callable[[], Params],
+        policy: Policy,
+        teachers: Mapping[str, Policy],
         reference: tuple[Rollout, np.ndarray],
         is_general: bool,
     ) -> dict[str, Measure]:
-        """All measures of a model; `place` and `general` put a model's weights on the mesh, one at a time.
+        """All measures of a model; one model's weights are on the mesh at a time.
 
         Reverse KL: mean over the model's own response tokens of log pi - log pi_general; forward KL: over the
         general teacher's tokens of log pi_general - log pi. Both in nats a token, sampled at the run's
-        temperature, as are EOS rate and length. Instruction following and domain answers are greedy. The general
-        teacher itself (`is_general`) has its responses in the reference already.
+        temperature, as are EOS rate and length. Instruction following and checked answers are greedy; a branch
+        whose prompts carry no check is measured by the reverse KL to its own teacher. The general teacher itself
+        (`is_general`) has its responses in the reference already.
         """
-        params = place()
+        engine, params = policy.engine, policy.place()
         teacher_rollout, teacher_own = reference
         rollout, own, under_own = teacher_rollout, teacher_own, teacher_own
         if not is_general:
-            rollout = self.sample(params, self.general, self.engine.numerics.temperature)
-            own = self.engine.score(params, rollout)
-            under_own = self.engine.score(params, teacher_rollout)
+            rollout = self.sample(engine, params, self.general, self.temperature)
+            own = engine.score(params, rollout)
+            under_own = engine.score(params, teacher_rollout)
         forward = teacher_own - under_own
-        followed = self.engine.texts(self.sample(params, self.instructions, 0.0))
-        coded = self.engine.texts(self.sample(params, self.domain, 0.0))
+        passed = {"instructions": self._passed(engine, params, self.instructions)}
+        sampled = {}
+        for branch, task in self.domains.items():
+            if task.checked:
+                passed[branch] = self._passed(engine, params, task)
+            else:
+                answers = self.sample(engine, params, task, self.temperature)
+                sampled[branch] = answers, engine.score(params, answers)
         del params
-        reverse = own - (teacher_own if is_general else self.engine.score(general(), rollout))
-        tokens = rollout.response_mask_BT.sum(axis=1).astype(np.float64)
-        passed = [checks.passes(t, p.checks) for t, p in zip(followed, self.instructions.prompts, strict=True)]
-        exact = [icd10.exact_match(t, p.code) for t, p in zip(coded, self.domain.prompts, strict=True)]
+        reverse = own - (teacher_own if is_general else _score(teachers["general"], rollout))
+        tokens = rollout.response_mask_BT.sum(axis=1)
+        kl = {branch: _per_token(own - _score(teachers[branch], r), r) for branch, (r, own) in sampled.items()}
         return {
-            "reverse_kl": Measure(reverse.sum(axis=1, dtype=np.float64), tokens),
-            "forward_kl": Measure(
-                forward.sum(axis=1, dtype=np.float64), teacher_rollout.response_mask_BT.sum(axis=1).astype(np.float64)
-            ),
-            "eos_rate": mean_of(self.engine.ended(rollout)),
+            "reverse_kl": _per_token(reverse, rollout),
+            "forward_kl": _per_token(forward, teacher_rollout),
+            "eos_rate": mean_of(engine.ended(rollout)),
             "length": mean_of(tokens),
-            "instructions": mean_of(passed),
-            "domain": mean_of(exact),
+            **passed,
+            **kl,
         }
 
+    def _passed(self, engine: Engine, params: Params, task: Task) -> Measure:
+        texts = engine.texts(self.sample(engine, params, task, 0.0))
+        return mean_of([checks.passes(t, p.checks) for t, p in zip(texts, task.prompts, strict=True)])
 
-def rows(model: str, step: int, measures: dict[str, Measure]) -> list[dict]:
-    """The lines of eval.jsonl."""
-    return [
-        {
-            "step": step,
-            "model": model,
-            "task": TASKS[name][0],
-            "metric": TASKS[name][1],
-            "value": measure.value(),
-            "n": len(measure.numerator),
-            "stderr": measure.stderr(),
-        }
-        for name, measure in measures.items()
-    ]
+
+def _score(policy: Policy, rollout: Rollout) -> np.ndarray:
+    return policy.engine.score(policy.place(), rollout)
+
+
+def _per_token(x_BT: np.ndarray, rollout: Rollout) -> Measure:
+    return Measure(x_BT.sum(axis=1, dtype=np.float64), rollout.response_mask_BT.sum(axis=1).astype(np.float64))
 
 
 def ratio_interval(

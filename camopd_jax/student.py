@@ -1,0 +1,105 @@
+"""What of the student trains and where its weights lie: all of them, or an adapter beside weights held once."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from camopd_jax.engine import Engine, Policy
+from camopd_jax.models import export, load, lora, weights
+from camopd_jax.models.load import Model
+from camopd_jax.types import Params
+
+MASTER = "float32"  # of the parameters that train, whatever the forward pass computes in
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model, and the ways in which a student can start from it."""
+
+    policy: Policy
+    fingerprint: str
+    start: Callable[[], Params]  # places the parameters that train, of a student that starts as this model
+    mixed: Callable[[float], Policy]  # alpha times the base's weights plus (1 - alpha) times this model's
+
+
+class Student:
+    """The student of a run: its base is the model from which it, or its specialisation, starts.
+
+    With adapters (`engine.cfg.lora`) the base's weights are on the mesh once, in the dtype of the forward pass, and
+    shared by every teacher that is the base or an adapter beside it; the student's start is then the base as well.
+    """
+
+    def __init__(self, engine: Engine, base: Model):
+        self.engine, self.base = engine, base
+        self._dtype = engine.numerics.dtype
+        self._shared = functools.cache(lambda: lora.split(engine.place(base.read, self._dtype))[0])
+        self._adapters = engine.cfg.lora is not None
+        self.shapes = lora.split(engine.shapes)[1] if self._adapters else engine.shapes
+
+    def frozen(self) -> Params:
+        """The parameters beside which an adapter trains; {} where all parameters train."""
+        return self._shared() if self._adapters else {}
+
+    def whole(self, trained: Params) -> Params:
+        """All parameters of a student, for those that train; nothing is copied."""
+        return lora.join(self._shared(), trained) if self._adapters else trained
+
+    def fresh(self, seed: int) -> Params:
+        """The parameters that train, at the base: an adapter that changes nothing yet, or the weights."""
+        if self._adapters:
+            return self._place_adapter(lora.start(self.shapes, seed), MASTER)
+        return self.engine.place(self.base.read, MASTER)
+
+    def given(self, model: Model, general: Model, seed: int) -> Teacher:
+        """A model source as a teacher. An adapter can start only at the base."""
+        shared = self._adapters and model is self.base
+        cfg = replace(model.cfg, lora=self.engine.cfg.lora)
+        engine = self.engine if cfg == self.engine.cfg else self.engine.of(model.cfg)
+
+        def place() -> Params:
+            if shared:
+                return lora.join(self._shared(), engine.no_adapter(self._dtype))
+            return engine.place(model.read, self._dtype)
+
+        def mixed(alpha: float) -> Policy:
+            read = weights.between(general.read, model.read, alpha)
+            return Policy(engine, lambda: engine.place(read, self._dtype))
+
+        def start() -> Params:
+            return self.fresh(seed) if self._adapters else engine.place(model.read, MASTER)
+
+        return Teacher(Policy(engine, place), model.fingerprint, start, mixed)
+
+    def save(self, directory: Path, trained: Params) -> None:
+        """Write what `made` reads: a model directory, or an adapter in the layout of the PEFT library."""
+        cfg = self.engine.cfg
+        if self._adapters:
+            lora.save(directory, trained, cfg.lora, self.base.source)
+        else:
+            self.export(directory, trained, MASTER)
+
+    def export(self, directory: Path, trained: Params, dtype: str) -> None:
+        """Write the student as a model directory, its adapter merged into the weights."""
+        engine = self.engine
+        read = weights.of_params(self.whole(trained), engine.cfg.lora)
+        export.save_directory(directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype)
+
+    def made(self, directory: Path) -> Teacher:
+        """What `save` wrote, as a teacher."""
+        if not self._adapters:
+            return self.given(load.load_directory(directory, f"path:{directory}"), self.base, seed=0)
+        adapter = lora.load(directory, self.engine.cfg, self.shapes)
+
+        def policy(factor: float) -> Policy:
+            return Policy(
+                self.engine, lambda: self.whole(self._place_adapter(lora.scaled(adapter, factor), self._dtype))
+            )
+
+        fingerprint = f"{self.base.fingerprint}-{directory.name}"
+        return Teacher(
+            policy(1.0), fingerprint, lambda: self._place_adapter(adapter, MASTER), lambda alpha: policy(1.0 - alpha)
+        )
+
+    def _place_adapter(self, adapter: Params, dtype: str) -> Params:
+        return lora.place(adapter, self.engine.params_at, dtype)
