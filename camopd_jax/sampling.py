@@ -77,7 +77,7 @@ def sample(
     steps = max_new_tokens
 
     positions_BP = jnp.maximum(jnp.cumsum(prompt_mask_BP, axis=1) - 1, 0)
-    hidden_BPD, (k, v) = decoder(prompt_BP, positions_BP, decoders.causal_mask(prompt_mask_BP.astype(jnp.int32)))
+    hidden_BPD, (k, v) = decoder(prompt_BP, positions_BP, prompt_mask_BP.astype(jnp.int32))
     room = ((0, 0), (0, steps), (0, 0), (0, 0))
     cache = [(jnp.pad(k[i], room), jnp.pad(v[i], room)) for i in range(decoder.cfg.layers)]
     layers = decoder.layer_list()

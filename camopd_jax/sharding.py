@@ -22,6 +22,7 @@ RULES = {
     "embed": "fsdp",
     "norm": None,
     "layers": None,
+    "lora": None,  # a low rank
 }
 
 

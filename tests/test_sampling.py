@@ -33,7 +33,7 @@ def next_logits(tokens_L, length):
     """Logits [V] after the first `length` tokens, from a whole forward pass without padding on the left."""
     segments = (jnp.arange(tokens_L.shape[0]) < length).astype(jnp.int32)[None]
     model = nnx.merge(GRAPH, PARAMS)
-    hidden, _ = model(tokens_L[None], jnp.arange(tokens_L.shape[0])[None], decoder.causal_mask(segments))
+    hidden, _ = model(tokens_L[None], jnp.arange(tokens_L.shape[0])[None], segments)
     return model.head_VD() @ hidden[0, length - 1]
 
 

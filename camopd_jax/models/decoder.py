@@ -6,12 +6,14 @@ such a matrix, which is what decoding is made of, measured a quarter faster on C
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from camopd_jax.models.attention import attend
+from camopd_jax.models.rope import RopeScaling, rotate, rotation
 from camopd_jax.types import PackedTokens, Params
 
 # Logical axes of each parameter; sharding.py maps them to the mesh.
@@ -23,6 +25,9 @@ AXES = {
     "mlp_norm": ("layers", "norm"),
     "q_norm": ("layers", "norm"),
     "k_norm": ("layers", "norm"),
+    "q_bias": ("layers", "heads"),
+    "k_bias": ("layers", "kv_heads"),
+    "v_bias": ("layers", "kv_heads"),
     "q": ("layers", "heads", "embed"),
     "k": ("layers", "kv_heads", "embed"),
     "v": ("layers", "kv_heads", "embed"),
@@ -31,12 +36,34 @@ AXES = {
     "up": ("layers", "mlp", "embed"),
     "down": ("layers", "embed", "mlp"),
 }
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")  # what may have a low-rank update
+AXES |= {f"{t}_lora_a": ("layers", "lora", AXES[t][2]) for t in TARGETS}
+AXES |= {f"{t}_lora_b": ("layers", AXES[t][1], "lora") for t in TARGETS}
 
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank updates: W x becomes W x + (alpha / rank) B A x (Hu et al. 2021, eq. 3).
+
+    Raises:
+      ValueError: if the rank is not positive or a target is none of a layer's matrices.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"lora.rank = {self.rank}: must be at least 1")
+        if not self.targets or not set(self.targets) <= set(TARGETS):
+            raise ValueError(f"lora.targets = {self.targets}: allowed are one or more of {', '.join(TARGETS)}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,9 @@ class DecoderConfig:
     tied_head: bool
     max_positions: int  # context length that the model was made for
     qk_norm: bool = False  # Qwen3: RMSNorm on each query and key head
+    qkv_bias: bool = False  # Qwen2: queries, keys and values have a bias
+    rope_scaling: RopeScaling | None = None
+    lora: Lora | None = None
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -62,28 +92,20 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return x32.astype(x.dtype) * scale.astype(x.dtype)
 
 
-def rope(x_BLHD: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
-    """Rotate the two halves of each head by position * theta^(-2i/D) (Su et al. 2021, half-split form)."""
-    half = x_BLHD.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BL[:, :, None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(x_BLHD.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLHD.dtype)
-
-
 class Block(nnx.Module):
     """One layer: attention and SwiGLU, each behind an RMSNorm and a residual."""
 
     def __init__(self, cfg: DecoderConfig, rngs: nnx.Rngs):
         self.cfg = cfg
-        init = nnx.initializers.normal(0.02)
 
-        def weight(*shape):
-            return nnx.Param(init(rngs.params(), shape, jnp.float32))
+        def weight(*shape, std=0.02):
+            return nnx.Param(nnx.initializers.normal(std)(rngs.params(), shape, jnp.float32))
 
         def ones(n):
             return nnx.Param(jnp.ones((n,), jnp.float32))
+
+        def zeros(*shape):
+            return nnx.Param(jnp.zeros(shape, jnp.float32))
 
         q_out, kv_out = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
         self.attn_norm, self.mlp_norm = ones(cfg.width), ones(cfg.width)
@@ -93,33 +115,52 @@ class Block(nnx.Module):
         self.down = weight(cfg.width, cfg.mlp_width)
         if cfg.qk_norm:
             self.q_norm, self.k_norm = ones(cfg.head_dim), ones(cfg.head_dim)
+        if cfg.qkv_bias:
+            self.q_bias, self.k_bias, self.v_bias = zeros(q_out), zeros(kv_out), zeros(kv_out)
+        for target in cfg.lora.targets if cfg.lora else ():
+            out, into = getattr(self, target).shape
+            setattr(self, f"{target}_lora_a", weight(cfg.lora.rank, into, std=into**-0.5))
+            setattr(self, f"{target}_lora_b", zeros(out, cfg.lora.rank))
 
-    def __call__(self, x_BLD, positions_BL, mask_BLK, cache=None, write_at=None):
-        """Return the block's output and its keys and values.
+    def product(self, name: str, x: jax.Array) -> jax.Array:
+        """x W^T, with the bias and the low-rank update that the config gives this weight."""
+        y = x @ getattr(self, name)[...].T
+        if self.cfg.qkv_bias and name in ("q", "k", "v"):
+            y = y + getattr(self, f"{name}_bias")[...]
+        lora = self.cfg.lora
+        if lora and name in lora.targets:
+            # Adapters may be float32 beside weights of another type; the residual stream keeps the latter's.
+            a, b = (getattr(self, f"{name}_lora_{part}")[...].astype(x.dtype) for part in "ab")
+            y = y + (lora.alpha / lora.rank) * ((x @ a.T) @ b.T)
+        return y
 
-        Without a cache, keys and values are those of the L tokens given (K = L). With one, they are the
-        whole cache with the new tokens written from column `write_at` on (K = cache length).
-        """
+    def heads(self, x_BLD, turn):
+        """Queries, keys and values [B, L, heads, head_dim], the first two normed and turned."""
         cfg = self.cfg
-        batch, length, _ = x_BLD.shape
-
         h = rms_norm(x_BLD, self.attn_norm[...], cfg.norm_eps)
-        q = (h @ self.q[...].T).reshape(batch, length, cfg.heads, cfg.head_dim)
-        k = (h @ self.k[...].T).reshape(batch, length, cfg.kv_heads, cfg.head_dim)
-        v = (h @ self.v[...].T).reshape(batch, length, cfg.kv_heads, cfg.head_dim)
+        q, k, v = (self.product(name, h).reshape(*x_BLD.shape[:2], -1, cfg.head_dim) for name in ("q", "k", "v"))
         if cfg.qk_norm:
             q = rms_norm(q, self.q_norm[...], cfg.norm_eps)
             k = rms_norm(k, self.k_norm[...], cfg.norm_eps)
-        q, k = rope(q, positions_BL, cfg.rope_theta), rope(k, positions_BL, cfg.rope_theta)
-        if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, write_at, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, write_at, axis=1)
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask_BLK[:, None])
-        x_BLD = x_BLD + attended.reshape(batch, length, -1) @ self.o[...].T
+        return rotate(q, turn), rotate(k, turn), v
 
-        h = rms_norm(x_BLD, self.mlp_norm[...], cfg.norm_eps)
-        x_BLD = x_BLD + (jax.nn.silu(h @ self.gate[...].T) * (h @ self.up[...].T)) @ self.down[...].T
-        return x_BLD, (k, v)
+    def rest(self, x_BLD, attended_BLHD):
+        """What follows the attention: output projection and SwiGLU, each added to the residual stream."""
+        x_BLD = x_BLD + self.product("o", attended_BLHD.reshape(*x_BLD.shape[:2], -1))
+        h = rms_norm(x_BLD, self.mlp_norm[...], self.cfg.norm_eps)
+        return x_BLD + self.product("down", jax.nn.silu(self.product("gate", h)) * self.product("up", h))
+
+    def __call__(self, x_BLD, turn, segments_BL):
+        """The block's output for whole sequences, and their keys and values."""
+        q, k, v = self.heads(x_BLD, turn)
+        return self.rest(x_BLD, attend(q, k, v, segments_BL)), (k, v)
+
+    def decode(self, x_BLD, turn, mask_BK, cache, write_at):
+        """The same for one new token a row (L = 1), whose key and value go to column `write_at` of the cache."""
+        q, k, v = self.heads(x_BLD, turn)
+        k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, write_at, axis=1)
+        v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, write_at, axis=1)
+        return self.rest(x_BLD, jax.nn.dot_product_attention(q, k, v, mask=mask_BK[:, None, None])), (k, v)
 
 
 class Decoder(nnx.Module):
@@ -137,12 +178,21 @@ class Decoder(nnx.Module):
     def head_VD(self) -> jax.Array:
         return self.embed[...] if self.cfg.tied_head else self.head[...]
 
-    def __call__(self, tokens_BL, positions_BL, mask_BLK, remat="none"):
-        """Hidden states [B, L, D] and each layer's keys and values, stacked [layers, B, L, heads, head_dim]."""
+    def turn(self, positions_BL):
+        cfg = self.cfg
+        return rotation(positions_BL, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
+
+    def __call__(self, tokens_BL, positions_BL, segments_BL, remat="none"):
+        """Hidden states [B, L, D] of whole sequences, each token seeing the earlier ones of its segment (0: padding).
+
+        Also each layer's keys and values, stacked [layers, B, L, heads, head_dim]. Hidden states are of the
+        parameters' dtype (float32 or bfloat16).
+        """
         graph, stacked = nnx.split(self.layers)
+        turn = self.turn(positions_BL)
 
         def layer(x, params):
-            return nnx.merge(graph, params)(x, positions_BL, mask_BLK)
+            return nnx.merge(graph, params)(x, turn, segments_BL)
 
         if REMAT[remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT[remat])
@@ -156,10 +206,10 @@ class Decoder(nnx.Module):
 
     def decode(self, layers: Sequence[Block], token_B, position_B, mask_BK, cache, write_at):
         """One token a row against the cache: hidden states [B, D] and the new cache."""
-        x_BLD = self.embed[...][token_B[:, None]]
+        x_BLD, turn = self.embed[...][token_B[:, None]], self.turn(position_B[:, None])
         new_cache = []
         for layer, layer_cache in zip(layers, cache, strict=True):
-            x_BLD, kv = layer(x_BLD, position_B[:, None], mask_BK[:, None], layer_cache, write_at)
+            x_BLD, kv = layer.decode(x_BLD, turn, mask_BK, layer_cache, write_at)
             new_cache.append(kv)
         return rms_norm(x_BLD, self.norm[...], self.cfg.norm_eps)[:, 0], new_cache
 
@@ -175,14 +225,27 @@ def random_params(cfg: DecoderConfig, seed: int) -> Params:
     return nnx.to_pure_dict(nnx.state(Decoder(cfg, nnx.Rngs(seed))))
 
 
-def causal_mask(segments_BL: jax.Array) -> jax.Array:
-    """[B, L, L]: a token attends to itself and to earlier tokens of its own segment; 0 is padding."""
-    length = segments_BL.shape[1]
-    same_BLK = (segments_BL[:, :, None] == segments_BL[:, None, :]) & (segments_BL[:, None, :] > 0)
-    return same_BLK & jnp.tril(jnp.ones((length, length), bool))
+def lora_params(cfg: DecoderConfig, seed: int) -> Params:
+    """Fresh low-rank parameters alone, in the structure of the whole; with them the model computes what it did."""
+
+    def fresh():
+        layers = nnx.to_pure_dict(nnx.state(Decoder(cfg, nnx.Rngs(seed))))["layers"]
+        return {"layers": {name: value for name, value in layers.items() if "_lora_" in name}}
+
+    return jax.jit(fresh)()  # compiled, the weights beside them are never made
+
+
+def merge_lora(cfg: DecoderConfig, params: Params) -> tuple[DecoderConfig, Params]:
+    """Config and parameters of the same model without low-rank parameters: W + (alpha / rank) B A, made in float32."""
+    layers = {name: value for name, value in params["layers"].items() if "_lora_" not in name}
+    for name in cfg.lora.targets if cfg.lora else ():
+        a, b = (jnp.asarray(params["layers"][f"{name}_lora_{part}"], jnp.float32) for part in "ab")
+        update = jnp.einsum("lor,lri->loi", b, a, precision="highest") * (cfg.lora.alpha / cfg.lora.rank)
+        layers[name] = (layers[name].astype(jnp.float32) + update).astype(layers[name].dtype)
+    return replace(cfg, lora=None), params | {"layers": layers}
 
 
 def packed_hidden(decoder: Decoder, packed: PackedTokens, remat: str = "none") -> jax.Array:
     """Hidden states [R, S, D] that predict the slots' tokens."""
-    hidden_RWD, _ = decoder(packed.tokens_RW, packed.positions_RW, causal_mask(packed.segments_RW), remat)
+    hidden_RWD, _ = decoder(packed.tokens_RW, packed.positions_RW, packed.segments_RW, remat)
     return jnp.take_along_axis(hidden_RWD, packed.source_RS[:, :, None], axis=1)

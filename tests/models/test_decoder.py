@@ -76,7 +76,7 @@ def build(cfg):
 @jax.jit
 def hidden_of(model, tokens, positions, segments):
     """Hidden states [L, D] of one row."""
-    return model(tokens[None], positions[None], decoder.causal_mask(segments[None]))[0][0]
+    return model(tokens[None], positions[None], segments[None])[0][0]
 
 
 def alone(model, tokens):
@@ -129,7 +129,7 @@ def test_cached_decode_equals_the_full_forward(name):
         mask_BP[b, prompt_length - (len(row) - steps) :] = True
     lengths_B = mask_BP.sum(axis=1)
     positions_BP = np.maximum(np.cumsum(mask_BP, axis=1) - 1, 0)
-    _, (k, v) = model(prompt_BP, positions_BP, decoder.causal_mask(jnp.asarray(mask_BP, jnp.int32)))
+    _, (k, v) = model(prompt_BP, positions_BP, jnp.asarray(mask_BP, jnp.int32))
     room = ((0, 0), (0, steps), (0, 0), (0, 0))
     cache = [(jnp.pad(k[i], room), jnp.pad(v[i], room)) for i in range(model.cfg.layers)]
     decode = jax.jit(lambda *args: model.decode(model.layer_list(), *args))
@@ -145,13 +145,13 @@ def test_cached_decode_equals_the_full_forward(name):
 def test_rematerialisation_changes_no_gradient():
     params, _ = build(TINY)
     tokens = jnp.asarray(draw_tokens(6, seed=8))[None]
-    mask = decoder.causal_mask(jnp.ones((1, 6), jnp.int32))
+    segments = jnp.ones((1, 6), jnp.int32)
 
     @partial(jax.jit, static_argnums=1)
     @jax.grad
     def gradient(params, remat):
         model = nnx.merge(decoder.split(TINY)[0], params)
-        return jnp.sum(jnp.sin(model(tokens, jnp.arange(6)[None], mask, remat)[0]))
+        return jnp.sum(jnp.sin(model(tokens, jnp.arange(6)[None], segments, remat)[0]))
 
     plain = gradient(params, "none")
     for remat in ("dots", "full"):

@@ -1,0 +1,61 @@
+"""Causal attention inside packed sequences, in blocks of queries, so that no array of length x length exists."""
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 512  # queries whose logits exist at a time; a sequence of at most so many is one block
+GROUPS = 4  # a later quarter of the queries sees more keys: 5/8 of the products of a square
+
+
+def causal_mask(segments_BQ: jax.Array, columns_Q: jax.Array, segments_BK: jax.Array) -> jax.Array:
+    """[B, Q, K]: a query attends to its own column and earlier ones of its own segment; segment 0 is padding."""
+    same_BQK = (segments_BQ[:, :, None] == segments_BK[:, None, :]) & (segments_BK[:, None, :] > 0)
+    return same_BQK & (jnp.arange(segments_BK.shape[1]) <= columns_Q[:, None])
+
+
+def attend(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(D), causal inside each segment) v of whole sequences, [B, L, H, D].
+
+    Softmax in float32. H is a multiple of the heads of k and v, which are shared by neighbours (GQA). Padding gets
+    the mean of all values: finite, and nobody's business.
+    """
+    length = q_BLHD.shape[1]
+    if length <= BLOCK:
+        return _block(q_BLHD, segments_BL, jnp.arange(length), k_BLHD, v_BLHD, segments_BL)
+
+    blocks = -(-length // BLOCK)
+    room = (0, blocks * BLOCK - length)
+    q_NBCHD = _in_blocks(jnp.pad(q_BLHD, ((0, 0), room, (0, 0), (0, 0))))
+    segments_NBC = _in_blocks(jnp.pad(segments_BL, ((0, 0), room)))
+    columns_NC = jnp.arange(blocks * BLOCK).reshape(blocks, BLOCK)
+    group = -(-blocks // GROUPS)
+    out = []
+    for start in range(0, blocks, group):
+        these = slice(start, start + group)
+        seen = min((start + group) * BLOCK, length)
+        out.append(_blocks(q_NBCHD[these], segments_NBC[these], columns_NC[these],
+                           k_BLHD[:, :seen], v_BLHD[:, :seen], segments_BL[:, :seen]))  # fmt: skip
+    attended_BNCHD = jnp.moveaxis(jnp.concatenate(out), 0, 1)
+    return attended_BNCHD.reshape(len(q_BLHD), -1, *q_BLHD.shape[2:])[:, :length]
+
+
+def _in_blocks(x: jax.Array) -> jax.Array:
+    """[B, N * BLOCK, ...] to [N, B, BLOCK, ...]."""
+    return jnp.moveaxis(x.reshape(len(x), -1, BLOCK, *x.shape[2:]), 1, 0)
+
+
+def _blocks(q_NBCHD, segments_NBC, columns_NC, k_BKHD, v_BKHD, segments_BK):
+    """One block of queries after another; a block's logits are computed again in the backward pass."""
+    # The gradients of keys and values are summed over blocks: in float32, whatever they are themselves.
+    k32, v32 = k_BKHD.astype(jnp.float32), v_BKHD.astype(jnp.float32)
+
+    @jax.checkpoint
+    def one(x):
+        return _block(*x, k32.astype(k_BKHD.dtype), v32.astype(v_BKHD.dtype), segments_BK)
+
+    return jax.lax.map(one, (q_NBCHD, segments_NBC, columns_NC))
+
+
+def _block(q_BCHD, segments_BC, columns_C, k_BKHD, v_BKHD, segments_BK):
+    mask_BCK = causal_mask(segments_BC, columns_C, segments_BK)
+    return jax.nn.dot_product_attention(q_BCHD, k_BKHD, v_BKHD, mask=mask_BCK[:, None])
