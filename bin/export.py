@@ -37,9 +37,7 @@ def main(argv: list[str]) -> int:
         if values.step is not None:
             raise ValueError(f"--step={values.step}: {rest[0]} is not the workdir of a run")
         model = load.load(rest[0])
-        export.save_directory(
-            out, model.cfg, model.read, model.tokenizer, stop_ids=model.stop_ids, dtype=values.dtype
-        )
+        export.save_directory(out, model.cfg, model.read, model.tokenizer, stop_ids=model.stop_ids, dtype=values.dtype)
         print(f"{model.source} is in {out}")
 
     return cli.main(argv, values, __doc__, run)

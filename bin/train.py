@@ -18,9 +18,7 @@ def main(argv: list[str]) -> int:
     config_flags.DEFINE_config_file(
         "config", None, "Config file, with an optional preset: FILE.py[:PRESET].", flag_values=values, sys_argv=argv
     )
-    flags.DEFINE_string(
-        "workdir", None, "Where the run is kept (default: runs/NAME-PRESET).", flag_values=values
-    )
+    flags.DEFINE_string("workdir", None, "Where the run is kept (default: runs/NAME-PRESET).", flag_values=values)
 
     def run(rest: list[str]) -> None:
         if rest:

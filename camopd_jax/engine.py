@@ -58,7 +58,7 @@ class Engine:
         )  # fmt: skip
 
     def of(self, cfg: DecoderConfig) -> "Engine":
-        """An engine for another architecture with the same tokenizer, mesh and numerics; itself where it is the same."""
+        """An engine for an architecture with the same tokenizer, mesh and numerics: itself, where it is the same."""
         if cfg == self.cfg:
             return self
         return Engine(cfg, self.mesh, self.tokenizer, self.stop_ids, self.shape, self.numerics)

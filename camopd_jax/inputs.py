@@ -196,8 +196,8 @@ class _Reader:
         for prompt, tokens, answer in zip(encoded.prompts, encoded.tokens, answers, strict=True):
             if len(answer) > slots or len(tokens) + len(answer) > width:
                 raise ValueError(
-                    f"specialise: example {prompt.id} has {len(tokens)} prompt and {len(answer)} answer tokens; allowed "
-                    f"are config.micro.width = {width} together and config.micro.slots = {slots} of answer"
+                    f"specialise: example {prompt.id} has {len(tokens)} prompt and {len(answer)} answer tokens; "
+                    f"allowed are config.micro.width = {width} together and config.micro.slots = {slots} of answer"
                 )
 
     def suite(self, names: Sequence[str]) -> suite.Suite:

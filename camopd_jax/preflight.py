@@ -62,7 +62,13 @@ def check_config(config: ConfigDict) -> None:
         one_of(f"{stage}.name", ("adamw", "sgd"))
         for beta in ("b1", "b2"):
             need(f"{stage}.{beta}", lambda v: 0 <= v < 1, "at least 0 and below 1")
-    positive("rollout.batch_size", "rollout.rows_at_once", "rollout.max_prompt_tokens", "rollout.max_new_tokens", "rollout.temperature")
+    positive(
+        "rollout.batch_size",
+        "rollout.rows_at_once",
+        "rollout.max_prompt_tokens",
+        "rollout.max_new_tokens",
+        "rollout.temperature",
+    )
     positive("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk")
     positive("checkpoint.every", "checkpoint.keep_last", "eval.batch_size", "eval.max_new_tokens")
     positive("eval.max_domain_tokens", "eval.max_instruction_tokens", "lora.alpha")
@@ -97,13 +103,17 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
     if "general" not in config.teachers:
         raise ValueError("config.teachers.general is missing: allowed is a model source")
     if config.teachers.general == SPECIALISE:
-        raise ValueError("config.teachers.general = 'specialise': allowed is a model source; a run makes domain teachers")
+        raise ValueError(
+            "config.teachers.general = 'specialise': allowed is a model source; a run makes domain teachers"
+        )
     made = [n for n in names if config.teachers[n] == SPECIALISE]
     if len(made) > 1:
         raise ValueError(f"config.teachers.{made[1]} = 'specialise': allowed for one teacher, and {made[0]} is it")
     for name in names:
         if name in MEASURES:
-            raise ValueError(f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})")
+            raise ValueError(
+                f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})"
+            )
         for part in ("data", "camopd.demand", "camopd.rho", "camopd.scale"):
             section = config.data if part == "data" else config.camopd[part.split(".")[1]]
             if name not in section:
@@ -151,8 +161,8 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
             raise ValueError(
-                f"config.{key} = {now.get(key)!r}: the run in {workdir} was made with {before.get(key)!r}; set it back, "
-                "or give another --workdir"
+                f"config.{key} = {now.get(key)!r}: the run in {workdir} was made with {before.get(key)!r}; set it "
+                "back, or give another --workdir"
             )
     if config.steps < max(saved):
         raise ValueError(
@@ -172,7 +182,9 @@ def read_record(workdir: Path) -> dict:
         record = json.loads(path.read_text())
         return record | {"config": dict(record["config"])}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"--workdir={workdir}: config.json is no record of a run ({error}); give another one") from None
+        raise ValueError(
+            f"--workdir={workdir}: config.json is no record of a run ({error}); give another one"
+        ) from None
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

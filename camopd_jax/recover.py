@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import inputs, loop, metrics, plan, preflight, sft, sharding, summary
+from camopd_jax import inputs, loop, metrics, plan, preflight, sft, summary
 from camopd_jax.camopd import system as camopd
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Policy
@@ -108,13 +108,9 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     """Run CaMOPD and return the parameters that trained."""
     config, engine = read.config, read.engine
     frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()})
-    shape = camopd.RolloutShape(
-        config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens
-    )
+    shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
     system = System(
-        camopd.collector(
-            engine, frozen, read.branches, tuple(config.camopd.cycle), shape, config.seed, student.whole
-        ),
+        camopd.collector(engine, frozen, read.branches, tuple(config.camopd.cycle), shape, config.seed, student.whole),
         camopd.evaluator(engine, frozen, read.branches, shape, config.eval.seed, student.whole),
     )
     objective = camopd.objective(tuple(config.camopd.weight_band))

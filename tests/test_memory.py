@@ -11,7 +11,7 @@ from flax import nnx
 
 from camopd_jax import losses, sampling, sharding, step
 from camopd_jax.models import decoder
-from camopd_jax.models.load import TINY
+from camopd_jax.models.tiny import CONFIG as TINY
 from camopd_jax.types import PackedTokens, Update
 
 ROWS, SLOTS, WIDTH, CHUNK = 4, 256, 256, 16
@@ -41,9 +41,13 @@ def split(vocab):
     return decoder.split(replace(TINY, vocab_size=vocab))
 
 
+def scorer(graph, remat="none"):
+    return partial(sampling.score, graph, temperature=1.0, chunk=CHUNK, dtype="float32", remat=remat)
+
+
 def scoring(vocab):
     graph, shapes = split(vocab)
-    return jax.jit(partial(sampling.score, graph, temperature=1.0, chunk=CHUNK)).lower(shapes, packed())
+    return jax.jit(scorer(graph)).lower(shapes, packed())
 
 
 def scoring_with_all_logits(vocab):
@@ -64,11 +68,9 @@ def training(vocab, remat):
         loss_RS = losses.policy_token_loss(logp_RS, update.sampler_logp_RS, update.credit_RS, (0.5, 5.0))
         return losses.weighted_sum(loss_RS, update.weight_RS), {}
 
-    steps = step.build_steps(
-        graph, shapes, mesh, decoder.AXES, objective, sgd, temperature=1.0, chunk=CHUNK, remat=remat
-    )  # fmt: skip
+    steps = step.build_steps(scorer(graph, remat), shapes, mesh, decoder.AXES, objective, sgd, {})
     figure = jax.ShapeDtypeStruct((ROWS, SLOTS), jnp.float32)
-    return steps.micro.lower(shapes, shapes, Update(packed(), figure, figure, figure))
+    return steps.micro.lower(shapes, shapes, Update(packed(), figure, figure, figure), {})
 
 
 def training_with_all_logits(vocab):

@@ -11,9 +11,11 @@ import pytest
 
 from camopd_jax import data, sharding
 from camopd_jax.camopd import system
-from camopd_jax.engine import Engine, Numerics
+from camopd_jax.engine import Engine, Numerics, Policy
 from camopd_jax.models import decoder
-from camopd_jax.models.load import TINY, load
+from camopd_jax.models.load import load
+from camopd_jax.models.tiny import CONFIG as TINY
+from camopd_jax.models.weights import of_params
 from camopd_jax.packing import PackShape
 from camopd_jax.step import build_steps, make_optimizer
 from camopd_jax.types import TrainState
@@ -48,24 +50,28 @@ def fixed_rollout(student_logp=None):
 def run(mesh, monkeypatch, rollout):
     """Scores, selection, gradients and the weights after one step of SGD, all as host arrays."""
     tokenizer = SimpleNamespace(eos_token_id=PAD, pad_token_id=PAD)
-    engine = Engine(TINY, mesh, tokenizer, PackShape(8, 32, 16), Numerics(temperature=0.8, logit_chunk=16))
+    engine = Engine(TINY, mesh, tokenizer, [PAD], PackShape(8, 32, 16), Numerics(0.8, 16, "float32", TINY.vocab_size))
     student, teacher = random_weights(1), random_weights(2)
     prompts = [np.ones(3, np.int32)] * BATCH
     branch = system.Branch("general", 0, prompts, ["id"] * BATCH, prompts, "absolute", rho=0.6, scale=2.0)
     monkeypatch.setattr(system, "sample_prompts", lambda *_: rollout)
-    shape = system.RolloutShape(BATCH, rollout.response_mask_BT.shape[1])
-    teachers = system.Teachers(engine, {"general": lambda: teacher})
-    collect = system.collector(engine, teachers, {"general": branch}, ["general"], shape, seed=0)
+    shape = system.RolloutShape(BATCH, BATCH, rollout.response_mask_BT.shape[1])
+
+    def place(params):
+        return engine.place(of_params(params), "float32")
+
+    teachers = system.Teachers({"general": Policy(engine, lambda: place(teacher))})
+    collect = system.collector(engine, teachers, {"general": branch}, ["general"], shape, 0, lambda params: params)
     steps = build_steps(
-        engine.graph, engine.shapes, mesh, decoder.AXES, system.objective((0.5, 5.0)), make_optimizer(**SGD),
-        temperature=0.8, chunk=16, remat="full",
+        engine.scorer(0.8, "full"), engine.shapes, mesh, decoder.AXES, system.objective((0.5, 5.0)),
+        make_optimizer(**SGD), {},
     )  # fmt: skip
-    state = steps.init(engine.place(student), jax.random.key(0))
+    state = steps.init(place(student), jax.random.key(0))
     logp_BT = engine.score(state.params, rollout)
     experience = collect(state, 0)
     grads, loss = steps.zeros(), 0.0
     for update in experience.updates:
-        grads, figures = steps.micro(state.params, grads, update)
+        grads, figures = steps.micro(state.params, grads, update, {})
         loss += float(figures["loss"])
     gradients = jax.device_get(grads)
     after = jax.device_get(steps.apply(state, grads).params)
@@ -132,9 +138,7 @@ def test_weights_and_moments_are_spread_as_the_mesh_says(sizes, embed, q):
     rows = jax.device_put(np.zeros((8, 3)), sharding.by_rows(mesh))
     assert rows.addressable_shards[0].data.shape == (8 // sharding.data_shards(mesh), 3)
     adam = make_optimizer(**SGD | {"name": "adamw"})
-    steps = build_steps(
-        graph, shapes, mesh, decoder.AXES, lambda *_: (jnp.float32(0), {}), adam, temperature=1.0, chunk=1, remat="none"
-    )
+    steps = build_steps(lambda *_: None, shapes, mesh, decoder.AXES, lambda *_: (jnp.float32(0), {}), adam, {})
     assert isinstance(steps.abstract, TrainState)
     (moments,) = [s for s in steps.abstract.opt_state if hasattr(s, "mu")]
     for moment in (moments.mu, moments.nu):
@@ -169,7 +173,7 @@ def test_a_dimension_that_the_mesh_does_not_divide_is_named(change, sizes, messa
 
 def test_rows_that_the_data_shards_do_not_divide_are_refused():
     with pytest.raises(ValueError, match=r"4 packed rows do not divide by 8 data shards"):
-        Engine(TINY, sharding.make_mesh(8, 1, 1), None, PackShape(4, 32, 16), Numerics(1.0, 16))
+        Engine(TINY, sharding.make_mesh(8, 1, 1), None, [0], PackShape(4, 32, 16), Numerics(1.0, 16, "float32", 320))
 
 
 def test_sampling_on_eight_devices_equals_one_with_a_key_that_lies_on_the_mesh():
@@ -178,9 +182,9 @@ def test_sampling_on_eight_devices_equals_one_with_a_key_that_lies_on_the_mesh()
     one_device = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
     for mesh in (one_device, sharding.make_mesh(8, 1, 1)):
         model = load("random:llama")
-        engine = Engine(TINY, mesh, model.tokenizer, PackShape(8, 32, 16), Numerics(1.0, 16))
+        engine = Engine(TINY, mesh, model.tokenizer, model.stop_ids, PackShape(8, 32, 16), Numerics(1.0, 16, "float32", 320))
         key = jax.device_put(jax.random.key(0), sharding.replicated(mesh))  # as the training state holds it
-        params = engine.place(model.weights())
+        params = engine.place(model.read, "float32")
         found.append(engine.sample(params, prompts, key, width=8, batch=8, max_new_tokens=6, temperature=1.0))
     one, eight = found
     np.testing.assert_array_equal(one.tokens_BL, eight.tokens_BL)

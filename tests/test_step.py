@@ -23,9 +23,7 @@ OPTIM |= dict(b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.05, clip_norm=1.0)
 
 def _steps(**changes):
     optimizer = steps_of.make_optimizer(**OPTIM | changes)
-    return steps_of.build_steps(
-        None, SMALL, _mesh(), SMALL_AXES, None, optimizer, temperature=1.0, chunk=1, remat="none"
-    )
+    return steps_of.build_steps(None, SMALL, _mesh(), SMALL_AXES, None, optimizer, {})
 
 
 def _tree(seed, norm=None):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from camopd_jax.evals.suite import Measure
-from camopd_jax.models.load import cache_dir
+from camopd_jax.models.conversion import cache_dir
 from camopd_jax.types import Rollout
 
 VERSION = 1  # raise it when an evaluation's meaning changes

@@ -15,6 +15,7 @@ from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import checks
 from camopd_jax.types import Params, Rollout
 
+
 @dataclass(frozen=True)
 class Measure:
     """sum(numerator) / sum(denominator) over items."""

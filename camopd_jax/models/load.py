@@ -22,6 +22,7 @@ from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.models.huggingface import config_from_hf, tensor_name
 from camopd_jax.models.weights import Read, of_params
 
+
 @dataclass(frozen=True)
 class Model:
     """A model that is ready to be read; its weights are not held in memory."""

@@ -9,9 +9,11 @@ from flax import nnx
 from camopd_jax import data, loop, packing, sharding
 from camopd_jax import step as steps_of
 from camopd_jax.camopd import system
-from camopd_jax.engine import Engine, Numerics
+from camopd_jax.engine import Engine, Numerics, Policy
 from camopd_jax.models import decoder
-from camopd_jax.models.load import TINY, load
+from camopd_jax.models.load import load
+from camopd_jax.models.tiny import CONFIG as TINY
+from camopd_jax.models.weights import of_params
 from camopd_jax.packing import PackShape
 from camopd_jax.types import Experience, Rollout
 
@@ -59,8 +61,7 @@ def _all_logp(params, tokens_L):
     graph, _ = decoder.split(TINY)
     model = nnx.merge(graph, params)
     length = len(tokens_L)
-    mask = np.tril(np.ones((1, length, length), bool))
-    hidden, _ = model(tokens_L[None], np.arange(length)[None], mask)
+    hidden, _ = model(tokens_L[None], np.arange(length)[None], np.ones((1, length), int))
     logp_LV = jax.nn.log_softmax(hidden[0] @ params["embed"].T / TAU, axis=-1)
     return logp_LV[np.arange(length - 1), tokens_L[1:]]
 
@@ -142,14 +143,19 @@ def test_nothing_selected_is_no_update():
     assert system.make_updates(rollout, _noise(rollout, 2, 1.0), np.array([], int), SHAPE) == []
 
 
+def _engine():
+    model = load("random:llama")
+    numerics = Numerics(TAU, 5, "float32", TINY.vocab_size)
+    return Engine(TINY, _mesh(), model.tokenizer, model.stop_ids, SHAPE, numerics)
+
+
 @pytest.fixture(scope="module")
 def tiny():
     """Steps of the tiny model, its graph and parameters; micro-batches have SHAPE."""
-    graph, shapes = decoder.split(TINY)
+    engine, optimizer = _engine(), steps_of.make_optimizer(**SGD)
     steps = steps_of.build_steps(
-        graph, shapes, _mesh(), decoder.AXES, system.objective(BAND), steps_of.make_optimizer(**SGD),
-        temperature=TAU, chunk=5, remat="none",
-    )  # fmt: skip
+        engine.scorer(TAU, "none"), engine.shapes, _mesh(), decoder.AXES, system.objective(BAND), optimizer, {}
+    )
     return steps, _params(0)
 
 
@@ -157,7 +163,7 @@ def _micro_sum(tiny, updates):
     steps, params = tiny
     grads, loss, kept = steps.zeros(), 0.0, 0
     for update in updates:
-        grads, sums = steps.micro(params, grads, update)
+        grads, sums = steps.micro(params, grads, update, {})
         loss, kept = loss + float(sums["loss"]), kept + int(sums["w_kept"])
     return grads, loss, kept
 
@@ -203,21 +209,30 @@ def test_zero_credit_gives_exactly_zero_gradient(tiny):
 
 PROMPTS = [np.arange(1, 5, dtype=np.int32) * k for k in (1, 3, 7, 11, 13, 17)]
 PROMPTS = [p[: 2 + i % 3] for i, p in enumerate(PROMPTS)]
-ROLLOUTS = system.RolloutShape(batch_size=4, max_new_tokens=4)
+ROLLOUTS = system.RolloutShape(batch_size=4, rows_at_once=4, max_new_tokens=4)
+
+
+def _teachers(engine, weights):
+    """Teachers whose weights are read, as a model source's are, when they are needed."""
+
+    def policy(read):
+        return Policy(engine, lambda: engine.place(of_params(read()), "float32"))
+
+    return system.Teachers({name: policy(read) for name, read in weights.items()})
 
 
 @pytest.fixture(scope="module")
 def collected():
     """A collector whose general teacher differs from the student and whose domain teacher is the student."""
-    engine = Engine(TINY, _mesh(), load("random:llama").tokenizer, SHAPE, Numerics(temperature=TAU, logit_chunk=5))
+    engine = _engine()
     names = [f"p{i}" for i in range(len(PROMPTS))]
     branches = {
         "general": system.Branch("general", 0, PROMPTS, names, PROMPTS[:4], "absolute", 0.6, 2.0),
         "domain": system.Branch("domain", 1, PROMPTS, names, PROMPTS[:4], "positive", 0.8, 1.0),
     }
     student, other = _params(0), _params(1)
-    teachers = system.Teachers(engine, {"general": lambda: other, "domain": lambda: student})
-    collect = system.collector(engine, teachers, branches, ("general", "domain"), ROLLOUTS, seed=3)
+    teachers = _teachers(engine, {"general": lambda: other, "domain": lambda: student})
+    collect = system.collector(engine, teachers, branches, ("general", "domain"), ROLLOUTS, 3, lambda params: params)
     return engine, branches, collect, student, other
 
 
@@ -306,17 +321,18 @@ def test_one_teacher_is_resident_and_read_when_it_is_needed(collected):
     def reader(name):
         return lambda: reads.append(name) or weights[name]
 
-    teachers = system.Teachers(engine, {name: reader(name) for name in weights})
+    teachers, rollout = _teachers(engine, {name: reader(name) for name in weights}), _rollout()
+    expected = {name: engine.score(engine.place(of_params(weights[name]), "float32"), rollout) for name in weights}
     for name in ("general", "general", "domain", "general"):
-        np.testing.assert_array_equal(teachers.resident(name)["embed"], weights[name]["embed"])
+        np.testing.assert_array_equal(teachers.score(name, rollout), expected[name])
     assert reads == ["general", "domain", "general"]
 
 
 def test_a_gap_that_is_not_finite_names_the_prompts(tiny, collected):
     engine, branches, _, _, other = collected
     broken = {**other, "norm": np.full_like(other["norm"], np.nan)}
-    teachers = system.Teachers(engine, {"general": lambda: broken})
-    collect = system.collector(engine, teachers, branches, ("general",), ROLLOUTS, seed=3)
+    teachers = _teachers(engine, {"general": lambda: broken})
+    collect = system.collector(engine, teachers, branches, ("general",), ROLLOUTS, 3, lambda params: params)
     with pytest.raises(FloatingPointError, match=r"step 1, branch general: the score of prompt p\d is nan"):
         collect(_state(tiny), 0)
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from camopd_jax import sharding
 from camopd_jax.models import decoder
-from camopd_jax.models.load import TINY
+from camopd_jax.models.tiny import CONFIG as TINY
 
 # head_dim 12 makes every axis of the parameters another size.
 CONFIGS = {
