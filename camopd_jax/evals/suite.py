@@ -5,12 +5,11 @@ resampling items, and two models compared item by item.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
-from camopd_jax import icd10
 from camopd_jax.data import Prompt
 from camopd_jax.engine import Engine
 from camopd_jax.evals import checks
@@ -50,6 +49,25 @@ class Measure:
 def mean_of(x: Sequence[float]) -> Measure:
     numerator = np.asarray(x, np.float64)
     return Measure(numerator, np.ones_like(numerator))
+
+
+def with_checks(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts, each with checks that score its responses: its own, or equality with its answer.
+
+    Raises:
+      ValueError: if a prompt has neither checks nor an answer, or a check is unknown or its arguments are wrong.
+    """
+    found = []
+    for prompt in prompts:
+        if not prompt.checks and not prompt.answer:
+            raise ValueError(f"prompt {prompt.id}: neither answer nor checks; one of them is needed to score responses")
+        scored = replace(prompt, checks=prompt.checks or [{"kind": "answer", "text": prompt.answer}])
+        try:
+            checks.passes("", scored.checks)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.id}: {error}") from error
+        found.append(scored)
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class Suite:
         reverse = own - (teacher_own if is_general else self.engine.score(general(), rollout))
         tokens = rollout.response_mask_BT.sum(axis=1).astype(np.float64)
         passed = [checks.passes(t, p.checks) for t, p in zip(followed, self.instructions.prompts, strict=True)]
-        exact = [icd10.exact_match(t, p.code) for t, p in zip(coded, self.domain.prompts, strict=True)]
+        exact = [checks.passes(t, p.checks) for t, p in zip(coded, self.domain.prompts, strict=True)]
         return {
             "reverse_kl": Measure(reverse.sum(axis=1, dtype=np.float64), tokens),
             "forward_kl": Measure(
