@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import data, loop, metrics, plan, preflight, sft, sharding, summary
+from camopd_jax import chat, data, loop, metrics, plan, preflight, sft, sharding, summary
 from camopd_jax.camopd import system as camopd
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Numerics
@@ -83,12 +83,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def specialise(setup: Setup) -> Model:
     """Make the domain teacher by supervised fine-tuning, or take it from the cache."""
     config, engine, s = setup.config, setup.engine, setup.config.specialise
-    prompts = data.load_prompts(
-        config.data.domain.source, "train", count=s.steps * s.batch_size, candidates=config.data.domain.candidates,
-        seed=s.seed,
-    )  # fmt: skip
-    encoded = data.encode_prompts(engine.tokenizer, prompts, config.rollout.max_prompt_tokens)
-    answers = data.encode_answers(engine.tokenizer, prompts)
+    made = {"candidates": config.data.domain.candidates, "seed": s.seed, "heldout_share": 0.2}
+    count = s.steps * s.batch_size
+    loaded = data.load_conversations(config.data.domain.source, count=count, at_most=True, **made)
+    prompts, encoded = _encode(setup, loaded)
+    answers = chat.encode_answers(engine.tokenizer, prompts, engine.tokenizer.eos_token_id)
     optim = s.optim.to_dict() | {"decay_steps": s.steps}
     made_of = {
         "general": setup.general.fingerprint,
@@ -174,18 +173,17 @@ def _steps(setup: Setup, objective: Callable, optimizer: Optimizer, temperature:
 
 def _branches(setup: Setup) -> dict[str, camopd.Branch]:
     config, found = setup.config, {}
-    limit = config.rollout.max_prompt_tokens
     for number, name in enumerate(preflight.BRANCHES):
-        source = config.data[name].source
-        read = partial(data.load_prompts, source, candidates=config.data.domain.candidates, seed=config.seed + 1000)
-        train = read("train", count=config.data[name].count)
-        held = read("heldout", count=config.eval.prompts)
+        made = {"candidates": config.data.domain.candidates, "seed": config.seed + 1000}
+        read = partial(data.load_prompts, config.data[name].source, at_most=False, heldout_share=0.2, **made)
+        train, encoded = _encode(setup, read("train", count=config.data[name].count))
+        _, heldout = _encode(setup, read("heldout", count=config.eval.prompts))
         found[name] = camopd.Branch(
             name=name,
             number=number,
-            prompts=data.encode_prompts(setup.engine.tokenizer, train, limit),
+            prompts=encoded,
             prompt_ids=[p.id for p in train],
-            heldout=data.encode_prompts(setup.engine.tokenizer, held, limit),
+            heldout=heldout,
             demand=config.camopd.demand[name],
             rho=config.camopd.rho[name],
             scale=config.camopd.scale[name],
@@ -193,14 +191,19 @@ def _branches(setup: Setup) -> dict[str, camopd.Branch]:
     return found
 
 
+def _encode(setup: Setup, loaded: data.Loaded):
+    limit, form = setup.config.rollout.max_prompt_tokens, chat.Chat("", "template")
+    e = chat.encode_prompts(setup.engine.tokenizer, loaded, form, limit=limit, long_prompts="error")
+    return e.prompts, e.tokens
+
+
 def _evaluation(setup: Setup) -> suite.Suite:
     config, e = setup.config, setup.config.eval
 
     def task(source, count, max_new_tokens):
-        prompts = data.load_prompts(
-            source, "heldout", count=count, candidates=config.data.domain.candidates, seed=e.seed
-        )
-        encoded = data.encode_prompts(setup.engine.tokenizer, prompts, config.rollout.max_prompt_tokens)
+        made = {"candidates": config.data.domain.candidates, "seed": e.seed}
+        loaded = data.load_prompts(source, "heldout", count=count, at_most=False, heldout_share=0.2, **made)
+        prompts, encoded = _encode(setup, loaded)
         return suite.Task(prompts, encoded, max(map(len, encoded)), max_new_tokens)
 
     return suite.Suite(
@@ -222,7 +225,7 @@ def _full_evaluation(setup: Setup, evaluation: suite.Suite) -> Callable:
         "seed": evaluation.seed,
         "temperature": setup.config.rollout.temperature,
         "prompts": cached.digest([x.tolist() for task in tasks for x in task.encoded]),
-        "answers": cached.digest([[p.code, p.checks] for task in tasks for p in task.prompts]),
+        "answers": cached.digest([p.checks for task in tasks for p in task.prompts]),
         "backend": jax.default_backend(),
         "general": general.fingerprint,
     }
