@@ -1,15 +1,19 @@
-"""Prompt sources, chat templates and tokens; which prompts a step sees is a pure function of seed and visit."""
+"""Prompt sources, their train and held-out splits; which prompts a step sees is a pure function of seed and visit."""
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
-from camopd_jax import icd10
+from camopd_jax import icd10, sources
+from camopd_jax.sources import Record
 from camopd_jax.types import Rollout
+
+BUILTIN = ("builtin:general", "builtin:icd10", "builtin:instructions")
+SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -18,36 +22,106 @@ class Prompt:
 
     id: str
     messages: list[dict]
-    answer: str = ""  # the reference response, for supervised learning
-    code: str = ""  # the ICD-10-CM code that the answer must name
-    checks: list[dict] = field(default_factory=list)  # of the instruction-following task
+    answer: str = ""  # the reference response
+    checks: list[dict] = field(default_factory=list)  # that a right response passes, see evals/checks.py
 
 
-def load_prompts(source: str, split: str, *, count: int, candidates: int, seed: int) -> list[Prompt]:
-    """The prompts of a source and split ("train" or "heldout"), the first `count` of them (0: all).
+@dataclass(frozen=True)
+class Loaded:
+    """The prompts that a source gave, and of how many they are."""
 
-    `candidates` and `seed` shape the questions of builtin:icd10, which needs a count.
+    source: str
+    split: str
+    rows: int  # of the source, all splits together
+    duplicates: int  # left out, as an earlier one is the same
+    available: int  # in the split
+    prompts: list[Prompt]  # of those, as many as were asked for
+
+
+def load_prompts(
+    source: str, split: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float
+) -> Loaded:
+    """The prompts of a source and split ("train" or "heldout"), the first `count` of a fixed permutation (0: all).
+
+    An assistant message at the end of a conversation is its answer, no part of the prompt. The built-in sources have
+    splits of their own (builtin:instructions is held out as a whole, whatever the split). Of another source, whose
+    prompts are taken once each, the round(heldout_share * n) whose content has the smallest SHA-256 are held out: no
+    prompt is in both splits, and a row that is appended moves at most one other. With heldout_share = 0 both splits
+    are the whole source. `at_most` allows fewer than `count`. `candidates` and `seed` shape the questions of
+    builtin:icd10, which needs a count.
 
     Raises:
-      ValueError: if the source is unknown, or holds fewer prompts than asked for.
+      ValueError: if the source is unknown, cannot be read, or holds fewer prompts than asked for.
     """
-    if split not in ("train", "heldout"):
+    if split not in SPLITS:
         raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
-    if source == "builtin:icd10":
-        questions = icd10.make_questions(split, count, candidates, seed)
-        return [Prompt(f"icd10-{split}-{i}", q.messages, answer=q.answer, code=q.code) for i, q in enumerate(questions)]
-    if source == "builtin:general":
-        prompts = [Prompt(r["id"], r["messages"]) for r in _asset("general.jsonl") if r["split"] == split]
-    elif source == "builtin:instructions":  # held out as a whole, whatever the split
-        prompts = [Prompt(r["id"], r["messages"], checks=r["checks"]) for r in _asset("instructions.jsonl")]
+    if source in BUILTIN:
+        return _builtin(source, split, count, at_most, candidates, seed)
+    records = _read(source)
+    unique = _unique(records)
+    held = _held_out(set(unique), heldout_share, source)
+    if heldout_share:
+        prompts = [p for key, p in unique.items() if (key in held) == (split == "heldout")]
     else:
-        raise ValueError(f"data source {source!r}: allowed are builtin:general, builtin:icd10, builtin:instructions")
-    if count > len(prompts):
-        raise ValueError(f"data source {source}: {count} prompts asked for, the {split} split has {len(prompts)}")
-    if count:
-        keep = np.sort(np.random.default_rng(0).permutation(len(prompts))[:count])
-        prompts = [prompts[i] for i in keep]
-    return prompts
+        prompts = list(unique.values())
+    chosen = _choose(prompts, count, at_most, f"data source {source}", split)
+    return Loaded(source, split, len(records), len(records) - len(unique), len(prompts), chosen)
+
+
+def load_conversations(
+    source: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float
+) -> Loaded:
+    """Examples to imitate: every assistant message is the answer to the messages before it.
+
+    So is `answer` to a prompt that ends in a user message. What `load_prompts` holds out of the same source at the
+    same share is left out. The arguments are those of `load_prompts`.
+
+    Raises:
+      ValueError: as `load_prompts`, and if a row or source has nothing to imitate.
+    """
+    if source == "builtin:icd10":
+        return _builtin(source, "train", count, at_most, candidates, seed)
+    if source in BUILTIN:
+        raise ValueError(
+            f"data source {source}: it has no answers to imitate; allowed are builtin:icd10, {sources.FORMS}"
+        )
+    records = _read(source)
+    held = _held_out(set(_unique(records)), heldout_share, source)
+    unique, total = {}, 0
+    for record in records:
+        examples = _examples(record)
+        if not examples:
+            raise ValueError(f"{record.where}: no assistant message and no answer; one of them is needed to imitate")
+        if content_hash(_prompt(record).messages) in held:
+            continue
+        for example in examples:
+            prompt = content_hash(example.messages)
+            if prompt not in held:  # an early turn of this conversation can be another's whole prompt
+                total += 1
+                unique.setdefault((prompt, example.answer), example)
+    chosen = _choose(list(unique.values()), count, at_most, f"data source {source}", "train")
+    return Loaded(source, "train", len(records), total - len(unique), len(unique), chosen)
+
+
+def content_hash(messages: list[dict]) -> str:
+    """SHA-256 of a conversation: equal for equal roles and contents."""
+    return hashlib.sha256(json.dumps([[m["role"], m["content"]] for m in messages]).encode()).hexdigest()
+
+
+def _builtin(source: str, split: str, count: int, at_most: bool, candidates: int, seed: int) -> Loaded:
+    if source == "builtin:icd10":
+        prompts = [
+            Prompt(f"icd10-{split}-{i}", q.messages, q.answer, [{"kind": "icd10_code", "code": q.code}])
+            for i, q in enumerate(icd10.make_questions(split, count, candidates, seed))
+        ]
+        return Loaded(source, split, count, 0, count, prompts)
+    rows = _asset(f"{source.removeprefix('builtin:')}.jsonl")
+    prompts = [
+        Prompt(r["id"], r["messages"], checks=r.get("checks", [])) for r in rows if r.get("split", split) == split
+    ]
+    return Loaded(
+        source, split, len(rows), 0, len(prompts), _choose(prompts, count, at_most, f"data source {source}", split)
+    )
 
 
 def _asset(name: str) -> list[dict]:
@@ -55,26 +129,58 @@ def _asset(name: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], limit: int) -> list[np.ndarray]:
-    """Token ids of each conversation in the tokenizer's chat template, up to where the answer begins.
-
-    Raises:
-      ValueError: if a prompt is longer than `limit` tokens; cutting it here would train on another prompt than
-        the one that is read.
-    """
-    encoded = []
-    for prompt in prompts:
-        ids = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True)["input_ids"]
-        if len(ids) > limit:
-            raise ValueError(f"prompt {prompt.id} has {len(ids)} tokens, rollout.max_prompt_tokens allows {limit}")
-        encoded.append(np.asarray(ids, np.int32))
-    return encoded
+def _read(source: str) -> list[Record]:
+    if source.partition(":")[0] not in ("path", "hf"):
+        raise ValueError(f"data source {source!r}: allowed are {', '.join(BUILTIN)}, {sources.FORMS}")
+    return sources.read(source)
 
 
-def encode_answers(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> list[np.ndarray]:
-    """Token ids of each reference response, the end-of-turn token included."""
-    end = [tokenizer.eos_token_id]
-    return [np.asarray(tokenizer(p.answer, add_special_tokens=False)["input_ids"] + end, np.int32) for p in prompts]
+def _prompt(record: Record) -> Prompt:
+    """The conversation up to its last user message."""
+    *before, last = record.messages
+    if last["role"] == "user":
+        return Prompt(record.id, record.messages, record.answer, record.checks)
+    return Prompt(record.id, before, record.answer or last["content"], record.checks)
+
+
+def _examples(record: Record) -> list[Prompt]:
+    messages = record.messages
+    if record.answer and messages[-1]["role"] == "user":
+        messages = [*messages, {"role": "assistant", "content": record.answer}]
+    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    examples = [Prompt(f"{record.id}/{n}", messages[:i], messages[i]["content"]) for n, i in enumerate(turns, 1)]
+    return examples if len(examples) > 1 else [replace(e, id=record.id) for e in examples]
+
+
+def _unique(records: Sequence[Record]) -> dict[str, Prompt]:
+    """Content hash -> prompt, in the records' order; of equal prompts the first."""
+    unique = {}
+    for prompt in map(_prompt, records):
+        unique.setdefault(content_hash(prompt.messages), prompt)
+    return unique
+
+
+def _held_out(hashes: set[str], share: float, source: str) -> set[str]:
+    """The hashes of the held-out split: at least 2, and not all."""
+    if not 0 <= share < 1:
+        raise ValueError(f"heldout_share = {share}: allowed is 0 to below 1, the share of a data source to hold out")
+    if share == 0:
+        return set()
+    if len(hashes) < 4:
+        raise ValueError(
+            f"data source {source}: {len(hashes)} different prompts are too few to hold some out; needed are 4 or "
+            "more, or another source to evaluate on"
+        )
+    return set(sorted(hashes)[: min(max(round(share * len(hashes)), 2), len(hashes) - 1)])
+
+
+def _choose(prompts: list[Prompt], count: int, at_most: bool, where: str, split: str) -> list[Prompt]:
+    """The first `count` of a fixed permutation, in the order of the source; 0: all."""
+    if count < 0 or (count > len(prompts) and not at_most):
+        raise ValueError(f"{where}: {count} prompts asked for, the {split} split has {len(prompts)}")
+    if not count:
+        return prompts
+    return [prompts[i] for i in np.sort(np.random.default_rng(0).permutation(len(prompts))[:count])]
 
 
 def batch_at(size: int, batch: int, visit: int, seed: int) -> np.ndarray:

@@ -44,14 +44,14 @@ def make_questions(split: str, count: int, candidates: int, seed: int) -> list[Q
     """Draw questions of a split, deterministically.
 
     Raises:
-      ValueError: if split is not "train" or "heldout", or candidates is not between 2 and 10.
+      ValueError: if split is not "train" or "heldout", count is below 1, or candidates is not between 2 and 10.
     """
     if split not in ("train", "heldout"):
         raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
     if count < 1:
-        raise ValueError(f"data.domain.count = {count}: at least 1 question is needed")
+        raise ValueError(f"data.NAME.count = {count}: builtin:icd10 makes as many questions as asked for, at least 1")
     if not 2 <= candidates <= 10:
-        raise ValueError(f"data.domain.candidates = {candidates}: allowed is 2 to 10")
+        raise ValueError(f"icd10.candidates = {candidates}: allowed is 2 to 10")
     entries = _entries(split)
     templates = TRAIN_TEMPLATES if split == "train" else HELDOUT_TEMPLATES
     rng = np.random.default_rng((seed, split == "train"))

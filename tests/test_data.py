@@ -1,5 +1,7 @@
 """Prompts: which a step sees, how they are laid out, and what the built-in sources promise."""
 
+import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -10,7 +12,7 @@ import pytest
 import simple_icd_10_cm as icd
 
 from camopd_jax import data, icd10
-from camopd_jax.models import load
+from camopd_jax.evals import checks
 
 GENERAL = [
     json.loads(line)
@@ -18,6 +20,16 @@ GENERAL = [
 ]
 QUESTIONS = {split: icd10.make_questions(split, 250, 4, seed=3) for split in ("train", "heldout")}
 TEMPLATES = {"train": icd10.TRAIN_TEMPLATES, "heldout": icd10.HELDOUT_TEMPLATES}
+
+
+def loaded(source, split, count=0, candidates=3, share=0.2, at_most=False):
+    return data.load_prompts(
+        source, split, count=count, at_most=at_most, candidates=candidates, seed=0, heldout_share=share
+    )
+
+
+def prompts(*args, **options):
+    return loaded(*args, **options).prompts
 
 
 def chapter(code):
@@ -67,53 +79,178 @@ def test_given_responses_by_hand():
     assert rollout.sampler_logp_BT.shape == (2, 4) and not rollout.sampler_logp_BT.any()
 
 
-def test_prompts_are_encoded_up_to_where_the_answer_begins_and_answers_end_their_turn():
-    tokenizer = load.load("random:llama").tokenizer
-    prompt = data.Prompt("p", [{"role": "user", "content": "Hé 7?"}], answer="Yes.")
-    (ids,) = data.encode_prompts(tokenizer, [prompt], limit=100)
-    assert tokenizer.decode(ids) == "<|im_start|>user\nHé 7?<|im_end|>\n<|im_start|>assistant\n"
-    (answer,) = data.encode_answers(tokenizer, [prompt])
-    assert tokenizer.decode(answer) == "Yes.<|im_end|>"
-    assert answer[-1] == tokenizer.eos_token_id and len(answer) == 5
-    assert len(data.encode_prompts(tokenizer, [prompt], limit=len(ids))) == 1
-    with pytest.raises(
-        ValueError, match=rf"prompt p has {len(ids)} tokens, rollout\.max_prompt_tokens .* {len(ids) - 1}"
-    ):
-        data.encode_prompts(tokenizer, [prompt], limit=len(ids) - 1)
-
-
 @pytest.mark.parametrize(
     "source, split, count, candidates, message",
     [
-        ("builtin:nothing", "train", 1, 3, "data source 'builtin:nothing': allowed are builtin:general"),
+        ("builtin:nothing", "train", 1, 3, "data source 'builtin:nothing': allowed are builtin:general, "),
+        ("builtin:general", "train", -1, 3, "builtin:general: -1 prompts asked for, the train split has"),
+        ("builtin:icd10", "train", 0, 3, "data.NAME.count = 0: builtin:icd10 makes as many"),
         ("builtin:general", "train", 99_999, 3, "builtin:general: 99999 prompts asked for, the train split has"),
         ("builtin:icd10", "test", 1, 3, "split 'test': allowed are 'train', 'heldout'"),
-        ("builtin:icd10", "train", 1, 1, "candidates = 1: allowed is 2 to 10"),
+        ("builtin:icd10", "train", 1, 1, "icd10.candidates = 1: allowed is 2 to 10"),
         ("builtin:icd10", "train", 1, 11, "candidates = 11: allowed is 2 to 10"),
     ],
 )
 def test_a_source_that_cannot_be_had_is_named(source, split, count, candidates, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        data.load_prompts(source, split, count=count, candidates=candidates, seed=0)
+        prompts(source, split, count, candidates=candidates)
 
 
 def test_load_prompts_gives_what_its_source_holds():
-    def general(split, count):
-        return data.load_prompts("builtin:general", split, count=count, candidates=3, seed=0)
-
     rows = {r["id"]: r for r in GENERAL}
     for split in ("train", "heldout"):
-        prompts = general(split, 0)
-        assert [p.id for p in prompts] == [r["id"] for r in GENERAL if r["split"] == split]
-        assert all(p.messages == rows[p.id]["messages"] for p in prompts)
-        some = [p.id for p in general(split, 9)]
-        assert len(some) == len(set(some)) == 9 and set(some) < {p.id for p in prompts}
-        assert some == [p.id for p in general(split, 9)]
-    coding = data.load_prompts("builtin:icd10", "train", count=5, candidates=3, seed=0)
+        found = prompts("builtin:general", split, 0)
+        assert [p.id for p in found] == [r["id"] for r in GENERAL if r["split"] == split]
+        assert all(p.messages == rows[p.id]["messages"] for p in found)
+        some = [p.id for p in prompts("builtin:general", split, 9)]
+        assert len(some) == len(set(some)) == 9 and set(some) < {p.id for p in found}
+        assert some == [p.id for p in prompts("builtin:general", split, 9)]
+    coding = prompts("builtin:icd10", "train", 5)
     assert len({p.id for p in coding}) == 5
-    assert all(icd10.exact_match(p.answer, p.code) for p in coding)
-    instructions = data.load_prompts("builtin:instructions", "heldout", count=0, candidates=3, seed=0)
-    assert all(p.checks for p in instructions)
+    assert all(checks.passes(p.answer, p.checks) and p.checks[0]["kind"] == "icd10_code" for p in coding)
+    assert not any(checks.passes(p.answer, q.checks) for p in coding for q in coding if p.answer != q.answer)
+    assert all(p.checks for p in prompts("builtin:instructions", "heldout", 0))
+
+
+def write(tmp_path, rows, name="x.jsonl"):
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return f"path:{tmp_path / name}"
+
+
+def talk(*contents):
+    return [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]
+
+
+def test_a_conversation_becomes_a_prompt_that_ends_with_the_user(tmp_path):
+    check = [{"kind": "max_words", "n": 2}]
+    source = write(
+        tmp_path,
+        [
+            {"messages": talk("a", "b", "c", "d"), "checks": check},
+            {"messages": talk("e", "f"), "answer": "given", "id": 7},
+            {"prompt": "g", "answer": "h"},
+            {"prompt": "i"},
+        ],
+    )
+    found = prompts(source, "train", 0, share=0)
+    assert [p.messages for p in found] == [talk("a", "b", "c"), talk("e"), talk("g"), talk("i")]
+    assert [p.answer for p in found] == ["d", "given", "h", ""]
+    assert [p.id for p in found] == ["x.jsonl:1", "7", "x.jsonl:3", "x.jsonl:4"]
+    assert [p.checks for p in found] == [check, [], [], []]
+
+
+def test_the_held_out_share_is_the_smallest_hashes_and_what_is_equal_comes_once(tmp_path):
+    """n = 20 - 3: round(0.2 * 17) = 3 are held out, those whose content has the smallest SHA-256."""
+    texts = [f"question {i % 17}" for i in range(20)]
+    source = write(tmp_path, [{"prompt": t, "answer": str(i)} for i, t in enumerate(texts)])
+    by_hash = sorted(texts[:17], key=lambda t: hashlib.sha256(f'[["user", "{t}"]]'.encode()).hexdigest())
+    train, held = loaded(source, "train"), loaded(source, "heldout")
+    assert {p.messages[0]["content"] for p in held.prompts} == set(by_hash[:3])
+    assert [p.messages[0]["content"] for p in train.prompts] == [t for t in texts[:17] if t not in by_hash[:3]]
+    assert all(p.messages[0]["content"] == texts[int(p.answer)] and int(p.answer) < 17 for p in train.prompts)
+    assert (train.rows, train.duplicates, train.available) == (20, 3, 14)
+    assert (held.rows, held.duplicates, held.available) == (20, 3, 3)
+    everything = [loaded(source, split, share=0) for split in ("train", "heldout")]
+    assert [len(e.prompts) for e in everything] == [17, 17]
+
+
+def test_an_appended_row_moves_at_most_one_other(tmp_path):
+    splits = []
+    for n in range(4, 40):
+        source = write(tmp_path, [{"prompt": f"question {i}"} for i in range(n)])
+        held, train = ({p.messages[0]["content"] for p in prompts(source, s, 0)} for s in ("heldout", "train"))
+        assert not held & train and len(held | train) == n
+        assert len(held) == max(2, round(0.2 * n))
+        splits.append((held, train))
+    for (held, train), (held_next, train_next) in itertools.pairwise(splits):
+        assert len(held & train_next) + len(train & held_next) <= 1
+
+
+@pytest.mark.parametrize(
+    "n, share, message",
+    [
+        (3, 0.2, "3 different prompts are too few to hold some out"),
+        (8, 1.0, "heldout_share = 1.0: allowed is 0 to below 1"),
+        (8, -0.1, "heldout_share = -0.1: allowed is 0 to below 1"),
+    ],
+)
+def test_a_share_that_cannot_be_held_out(tmp_path, n, share, message):
+    source = write(tmp_path, [{"prompt": f"question {i}"} for i in range(n)] * 2)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loaded(source, "train", share=share)
+
+
+@pytest.mark.parametrize("share, held", [(0.01, 2), (0.5, 3), (0.99, 4)])
+def test_both_splits_of_a_small_file_have_prompts(tmp_path, share, held):
+    source = write(tmp_path, [{"prompt": f"question {i}"} for i in range(5 if share != 0.5 else 6)])
+    assert len(prompts(source, "heldout", 0, share=share)) == held
+
+
+def test_count_is_exact_or_at_most(tmp_path):
+    source = write(tmp_path, [{"prompt": f"question {i}"} for i in range(10)])
+    order = [int(p.id.split(":")[1]) for p in prompts(source, "train", 5, share=0)]
+    assert order == sorted(order) and len(set(order)) == 5 and order != [1, 2, 3, 4, 5]
+    assert len(prompts(source, "train", 11, share=0, at_most=True)) == 10
+    assert len(prompts("builtin:general", "heldout", 99_999, at_most=True)) == 112
+    with pytest.raises(ValueError, match=r"x\.jsonl: 11 prompts asked for, the train split has 10"):
+        prompts(source, "train", 11, share=0)
+
+
+def conversations(source, count=0, share=0.0, at_most=False):
+    return data.load_conversations(source, count=count, at_most=at_most, candidates=3, seed=0, heldout_share=share)
+
+
+def test_every_assistant_turn_is_an_example(tmp_path):
+    system = {"role": "system", "content": "Be kind."}
+    source = write(
+        tmp_path,
+        [
+            {"messages": [system, *talk("a", "b", "c", "d")]},
+            {"prompt": "e", "answer": "f"},
+            {"messages": talk("g", "h", "i"), "answer": "j"},
+            {"messages": talk("k", "l"), "answer": "scored by this, taught by l"},
+            {"prompt": "e", "answer": "another"},
+            {"prompt": "e", "answer": "f"},
+        ],
+    )
+    found = conversations(source)
+    assert [(p.id, p.messages, p.answer) for p in found.prompts] == [
+        ("x.jsonl:1/1", [system, *talk("a")], "b"),
+        ("x.jsonl:1/2", [system, *talk("a", "b", "c")], "d"),
+        ("x.jsonl:2", talk("e"), "f"),
+        ("x.jsonl:3/1", talk("g"), "h"),
+        ("x.jsonl:3/2", talk("g", "h", "i"), "j"),
+        ("x.jsonl:4", talk("k"), "l"),
+        ("x.jsonl:5", talk("e"), "another"),
+    ]
+    assert (found.rows, found.duplicates, found.available) == (6, 1, 7)
+    assert len(conversations(source, count=3).prompts) == 3
+    assert len(conversations(source, count=99, at_most=True).prompts) == 7
+
+
+def test_what_is_held_out_is_not_imitated(tmp_path):
+    """A conversation whose first turn is another's whole prompt gives no example of it when that is held out."""
+    rows = [{"messages": talk(f"question {i}", "yes", f"and {i}?", "no")} for i in range(20)]
+    rows += [{"prompt": f"question {i}", "answer": "perhaps"} for i in range(20)]
+    source = write(tmp_path, rows)
+    held = [p.messages for p in prompts(source, "heldout", 0, share=0.4)]
+    taught = [p.messages for p in conversations(source, share=0.4).prompts]
+    assert len(held) == 16 and {len(m) for m in held} == {1, 3}
+    assert not [m for m in held if m in taught]
+    assert all(p.messages in taught for p in prompts(source, "train", 0, share=0.4))
+
+
+def test_conversations_of_the_builtin_sources():
+    coding = conversations("builtin:icd10", count=5)
+    assert coding.prompts == prompts("builtin:icd10", "train", 5)
+    with pytest.raises(ValueError, match="builtin:general: it has no answers to imitate"):
+        conversations("builtin:general")
+
+
+def test_a_row_with_nothing_to_imitate_is_named(tmp_path):
+    source = write(tmp_path, [{"prompt": "a", "answer": "b"}, {"prompt": "c"}])
+    with pytest.raises(ValueError, match=r"x\.jsonl:2: no assistant message and no answer"):
+        conversations(source)
 
 
 def test_the_general_prompts_are_many_and_no_text_is_in_both_splits():

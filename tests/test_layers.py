@@ -14,8 +14,8 @@ MAX_LINES = 300
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
     ("types",),
-    ("losses", "sharding", "models", "icd10"),
-    ("sampling", "packing", "step", "data", "engine", "metrics", "checkpoint"),
+    ("losses", "sharding", "models", "icd10", "sources"),
+    ("sampling", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
 )

@@ -1,12 +1,15 @@
 """Programmatic checks of an answer's content and form, for the offline instruction-following task.
 
-A check is a pure function of the answer and of the arguments that the prompt file gives. Surrounding
-whitespace never matters, words match whole and without regard to case, and an empty answer passes no check.
+A check is a pure function of the answer and of the arguments that the prompt file gives. Surrounding whitespace
+matters to the fixed form of icd10_code alone, words match whole and without regard to case, and an empty answer
+passes no check.
 """
 
 import json
 import re
 from collections.abc import Callable
+
+from camopd_jax import icd10
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _BULLET = re.compile(r"[-*+•–]\s+\S")
@@ -188,6 +191,17 @@ def placeholders(text: str, n: int) -> bool:
     return sum(bool(_words(inner)) for inner in re.findall(r"\[([^\[\]]+)\]", text)) >= n
 
 
+def answer(response: str, text: str) -> bool:
+    """The whole answer is the text; case, spacing and closing punctuation are ignored."""
+    ours, theirs = (" ".join(t.casefold().split()).rstrip(".!?…,;: ") for t in (response, text))
+    return bool(ours) and ours == theirs
+
+
+def icd10_code(text: str, code: str) -> bool:
+    """The answer names the code in the form of builtin:icd10."""
+    return icd10.exact_match(text, code)
+
+
 def passes(text: str, checks: list[dict]) -> bool:
     """All checks hold for the text.
 
@@ -208,8 +222,8 @@ def _apply(text: str, check: dict) -> bool:
     kind = check.get("kind")
     if kind not in CHECKS:
         raise ValueError(f"check kind {kind!r} is unknown; allowed: {', '.join(sorted(CHECKS))}")
-    annotations = CHECKS[kind].__annotations__
-    expected = {name: annotations[name] for name in annotations if name not in ("text", "return")}
+    _, *arguments = CHECKS[kind].__annotations__.items()  # the first is the response
+    expected = {name: annotation for name, annotation in arguments if name != "return"}
     if set(args) != set(expected):
         raise ValueError(f"check {kind!r} takes {sorted(expected)}, got {sorted(args)}")
     wrong = {name: value for name, value in args.items() if not isinstance(value, expected[name])}
@@ -245,4 +259,6 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "no_commas": no_commas,
     "comma_list": comma_list,
     "placeholders": placeholders,
+    "answer": answer,
+    "icd10_code": icd10_code,
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from camopd_jax import data, sharding
+from camopd_jax import chat, data, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder, gguf_file, load
 from camopd_jax.packing import PackShape
@@ -206,7 +206,9 @@ def bundled():
 def test_the_bundled_model_answers_as_it_should(bundled):
     model, engine, params = bundled
     prompt = data.Prompt("france", [{"role": "user", "content": "What is the capital of France?"}])
-    ids = data.encode_prompts(model.tokenizer, [prompt], limit=40)
+    loaded = data.Loaded("test", "heldout", rows=1, duplicates=0, available=1, prompts=[prompt])
+    form = chat.Chat(system="", thinking="template")
+    ids = chat.encode_prompts(model.tokenizer, loaded, form, limit=40, long_prompts="error").tokens
     rollout = engine.sample(params, ids, jax.random.key(0), width=40, batch=1, max_new_tokens=12, temperature=0.0)
     response = rollout.tokens_BL[0, 40:][rollout.response_mask_BT[0]]
     assert model.tokenizer.decode(response) == "The capital of France is Paris.<|im_end|>"
