@@ -40,6 +40,15 @@ REMAT = {
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 0
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     vocab_size: int
     width: int
@@ -53,6 +62,8 @@ class DecoderConfig:
     tied_head: bool
     max_positions: int  # context length that the model was made for
     qk_norm: bool = False  # Qwen3: RMSNorm on each query and key head
+    qkv_bias: bool = False
+    rope_scaling: RopeScaling | None = None
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:

