@@ -109,7 +109,7 @@ def _config(metadata: dict[str, Any], tensors: dict[str, Tensor], data: np.ndarr
     if NAMES["embed"] not in tensors:
         raise ValueError(f"the tensor {NAMES['embed']} is missing")
     theta = _number(own, "rope.freq_base", 10000.0)
-    factors = _dequantised(data, tensors[ROPE_FACTORS]) if arch == "llama" and ROPE_FACTORS in tensors else None
+    factors = _dequantised(data, tensors[ROPE_FACTORS]) if ROPE_FACTORS in tensors else None
     return DecoderConfig(
         vocab_size=tensors[NAMES["embed"]].shape[0],
         width=width,

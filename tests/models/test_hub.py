@@ -11,7 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from camopd_jax.models import hub
 
@@ -65,9 +65,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = {"id": "org/name", "sha": commit, "siblings": names, "tags": [], "private": False, "downloads": 0}
             return self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         if path.startswith("/org/name/resolve/"):
-            commit, name = path.removeprefix("/org/name/resolve/").split("/", 1)
-            content = hub.files[name]
-            return self.answer(200, content, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": commit})
+            revision, name = path.removeprefix("/org/name/resolve/").split("/", 1)
+            headers = {"ETag": f'"{oid(hub.files[name])}"', "X-Repo-Commit": COMMITS.get(revision, revision)}
+            return self.answer(200, hub.files[name], headers)
         return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET
@@ -136,26 +136,26 @@ def test_a_commit_in_the_cache_needs_no_network(fake):
     assert fake.requests == []
 
 
-def test_a_half_downloaded_commit_is_completed(fake):
-    directory, commit = hub.snapshot("org/name", "v1")
-    (directory / "model-1.safetensors").unlink()
-    assert hub.snapshot("org/name", commit) == (directory, commit)
+def test_a_commit_of_which_another_tool_fetched_some_files_is_completed(fake):
+    hf_hub_download("org/name", "config.json", revision="v1")
+    directory, commit = hub.snapshot("org/name", COMMITS["v1"])
+    assert commit == COMMITS["v1"]
     assert contents(directory) == {name: FILES[name] for name in WANTED}
 
 
 @pytest.mark.parametrize("how", ["down", "offline", "error 503"])
 def test_without_the_hub_a_revision_comes_from_the_cache_and_the_log_says_so(fake, monkeypatch, caplog, how):
     first = hub.snapshot("org/name", None)
+    hf_hub_download("org/name", "config.json", revision="v1")
     cut_off(fake, monkeypatch, how)
     with caplog.at_level(logging.WARNING, hub.__name__):
         assert hub.snapshot("org/name", None) == first
     assert f"taking commit {first[1]} from the cache" in caplog.text
     caplog.clear()
     assert hub.snapshot("org/name", first[1]) == first and not caplog.records
-    message = refusal(revision="v1")
-    assert all(word in message for word in ("cannot be reached", "path:DIR", "pypi:", "HF_ENDPOINT", "HF_HOME"))
-    (first[0] / "model-1.safetensors").unlink()
-    assert "cannot be reached" in refusal()
+    for revision in ("v1", "v2"):  # the cache has one file of the first
+        message = refusal(revision=revision)
+        assert all(word in message for word in ("cannot be reached", "path:DIR", "pypi:", "HF_ENDPOINT", "HF_HOME"))
 
 
 def cut_off(fake, monkeypatch, how):
@@ -193,6 +193,12 @@ def test_what_the_hub_refuses_is_explained(fake, where, failure, words):
     fake.failure = {where: failure}
     message = refusal()
     assert all(word in message for word in words), message
+
+
+def test_the_cache_does_not_cover_up_a_refusal(fake):
+    hub.snapshot("org/name", None)
+    fake.failure = {"/api/models": (404, "RepoNotFound")}
+    assert "no such model" in refusal()
 
 
 def test_an_unknown_model_or_revision_is_named(fake):
