@@ -136,11 +136,12 @@ def _read(source: str) -> list[Record]:
 
 
 def _prompt(record: Record) -> Prompt:
-    """The conversation up to its last user message."""
+    """The conversation up to its last user message; a field `answer` without `checks` is itself the check."""
     *before, last = record.messages
+    checks = record.checks or ([{"kind": "answer", "text": record.answer}] if record.answer else [])
     if last["role"] == "user":
-        return Prompt(record.id, record.messages, record.answer, record.checks)
-    return Prompt(record.id, before, record.answer or last["content"], record.checks)
+        return Prompt(record.id, record.messages, record.answer, checks)
+    return Prompt(record.id, before, record.answer or last["content"], checks)
 
 
 def _examples(record: Record) -> list[Prompt]:

@@ -10,7 +10,7 @@ from camopd_jax import chat, data, preflight, sharding
 from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Chat, Encoded
 from camopd_jax.engine import Engine, Numerics
-from camopd_jax.evals import suite
+from camopd_jax.evals import checks, suite
 from camopd_jax.models import load
 from camopd_jax.models.decoder import Lora
 from camopd_jax.models.load import Model
@@ -140,7 +140,7 @@ class _Reader:
             self._engine.tokenizer, loaded, self._chat, limit=rollout.max_prompt_tokens,
             long_prompts=rollout.long_prompts,
         )  # fmt: skip
-        self.statistics.append(f"{key} {encoded.statistics}")
+        self.statistics.append(encoded.statistics.describe(key))
         return encoded
 
     def _load(self, source: str, split: str, share: float, *, count: int, at_most: bool, seed: int) -> data.Loaded:
@@ -203,22 +203,32 @@ class _Reader:
     def suite(self, names: Sequence[str]) -> suite.Suite:
         e = self._config.eval
 
-        def task(loaded, max_new_tokens):
-            encoded = self._encode("eval", loaded)
+        def task(key, loaded, max_new_tokens):
+            encoded = self._encode(f"eval.{key}", loaded)
+            for prompt in encoded.prompts:
+                _check_checks(prompt)
             return suite.Task(encoded.prompts, encoded.tokens, max_new_tokens)
 
         instructions = self._load(
             "builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed
         )
+        general = self._heldout("general", count=e.general_prompts, seed=e.seed)
+        domains = {
+            name: self._heldout(name, count=e.domain_prompts, seed=e.seed) for name in names if name != "general"
+        }
         return suite.Suite(
-            general=task(self._heldout("general", count=e.general_prompts, seed=e.seed), e.max_new_tokens),
-            instructions=task(instructions, e.max_instruction_tokens),
-            domains={
-                name: task(self._heldout(name, count=e.domain_prompts, seed=e.seed), e.max_domain_tokens)
-                for name in names
-                if name != "general"
-            },
+            general=task("general_prompts", general, e.max_new_tokens),
+            instructions=task("instructions", instructions, e.max_instruction_tokens),
+            domains={name: task("domain_prompts", loaded, e.max_domain_tokens) for name, loaded in domains.items()},
             batch_size=e.batch_size,
             seed=e.seed,
             temperature=self._config.rollout.temperature,
         )
+
+
+def _check_checks(prompt: data.Prompt) -> None:
+    """Raise ValueError if a check of a prompt is unknown or its arguments are wrong."""
+    try:
+        checks.passes("", prompt.checks)
+    except ValueError as error:
+        raise ValueError(f"prompt {prompt.id}: {error}") from None

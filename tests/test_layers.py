@@ -20,7 +20,7 @@ LEVELS = (
     ("camopd", "distraction", "probias"),
 )
 SYSTEMS = LEVELS[-1]
-TOP = ("recover", "preflight", "summary", "plan")  # stand above all, the loop included
+TOP = ("recover", "inputs", "student", "preflight", "summary", "plan", "cli")  # stand above all, the loop included
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
 

@@ -75,7 +75,9 @@ def eos(greedy):
 def build_engine(eos, temperature):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
     tokenizer = SimpleNamespace(eos_token_id=eos, pad_token_id=eos)
-    return Engine(TINY, mesh, tokenizer, [eos], PackShape(2, 30, 24), Numerics(temperature, 16, "float32", TINY.vocab_size))
+    return Engine(
+        TINY, mesh, tokenizer, [eos], PackShape(2, 30, 24), Numerics(temperature, 16, "float32", TINY.vocab_size)
+    )
 
 
 def sample(engine, prompts=PROMPTS, key=KEY, batch=5, greedy=False):
@@ -131,7 +133,9 @@ def draw_from(logits_V, rows, steps, temperature):
     params = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
     params |= {"embed": params["embed"] + 1.0, "norm": jnp.ones(TINY.width)}  # so every hidden state is all ones
     params["head"] = params["head"].at[:, 0].set(jnp.asarray(logits_V))
-    draw = partial(sampling.sample, graph, max_new_tokens=steps, temperature=temperature, stop_ids=(-1,), pad_id=0, dtype="float32")
+    draw = partial(
+        sampling.sample, graph, max_new_tokens=steps, temperature=temperature, stop_ids=(-1,), pad_id=0, dtype="float32"
+    )
     prompt, mask = np.zeros((rows, 1), np.int32), np.ones((rows, 1), bool)
     return np.asarray(jax.jit(draw)(params, prompt, mask, jax.random.split(KEY, rows))[0])
 

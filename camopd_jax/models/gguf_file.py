@@ -15,7 +15,7 @@ from camopd_jax.models import gguf_header, gguf_tokenizer
 from camopd_jax.models.decoder import DecoderConfig, RopeScaling
 from camopd_jax.models.gguf_header import Tensor
 
-VERSION = 1  # raise it when a conversion gives other weights or another tokenizer
+VERSION = 2  # raise it when a conversion gives other weights or another tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 

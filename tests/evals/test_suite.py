@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from camopd_jax.data import Prompt
-from camopd_jax.evals import suite
 from camopd_jax.evals.suite import Measure, mean_of, ratio_interval
 
 
@@ -106,16 +105,14 @@ def test_prompts_without_checks_are_scored_by_their_answer():
         suite.with_checks([Prompt("e", ask, checks=[{"kind": "rhymes"}])])
 
 
-def test_rows_of_the_log():
-    rows = suite.rows("student", 24, {"domain": mean_of([1.0, 0.0, 1.0, 1.0])})
-    assert rows == [
-        {
-            "step": 24,
-            "model": "student",
-            "task": "icd10",
-            "metric": "exact_match",
-            "value": 0.75,
-            "n": 4,
-            "stderr": 0.25,
-        }
-    ]
+def test_a_row_of_the_log():
+    row = mean_of([1.0, 0.0, 1.0, 1.0]).row("student", 24, "icd10", "exact_match")
+    assert row == {
+        "step": 24,
+        "model": "student",
+        "task": "icd10",
+        "metric": "exact_match",
+        "value": 0.75,
+        "n": 4,
+        "stderr": 0.25,
+    }
