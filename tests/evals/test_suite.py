@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from camopd_jax.data import Prompt
 from camopd_jax.evals.suite import Measure, mean_of, ratio_interval
 
 
@@ -90,19 +89,6 @@ def test_undefined_where_the_denominator_may_be_zero():
     assert ratio_interval(after, mean_of([0.0] * 40), None) is None
     assert ratio_interval(after, mean_of([0.0] * 39 + [1.0]), None) is None  # one item carries it all
     assert ratio_interval(after, start, mean_of([1.0] * 40)) is not None
-
-
-def test_prompts_without_checks_are_scored_by_their_answer():
-    short = [{"kind": "max_words", "n": 2}]
-    ask = [{"role": "user", "content": "Capital?"}]
-    prompts = [Prompt("a", ask, "Paris.", short), Prompt("b", ask, "Paris."), Prompt("c", ask, "", short)]
-    scored = suite.with_checks(prompts)
-    assert [p.checks for p in scored] == [short, [{"kind": "answer", "text": "Paris."}], short]
-    assert [(p.id, p.messages, p.answer) for p in scored] == [(p.id, p.messages, p.answer) for p in prompts]
-    with pytest.raises(ValueError, match="prompt d: neither answer nor checks"):
-        suite.with_checks([Prompt("d", ask)])
-    with pytest.raises(ValueError, match="prompt e: check kind 'rhymes' is unknown"):
-        suite.with_checks([Prompt("e", ask, checks=[{"kind": "rhymes"}])])
 
 
 def test_a_row_of_the_log():
