@@ -13,15 +13,15 @@ def causal_mask(segments_BQ: jax.Array, columns_Q: jax.Array, segments_BK: jax.A
     return same_BQK & (jnp.arange(segments_BK.shape[1]) <= columns_Q[:, None])
 
 
-def attend(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array, segments_BL: jax.Array) -> jax.Array:
+def attend(q_BLHD: jax.Array, k_BLND: jax.Array, v_BLND: jax.Array, segments_BL: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(D), causal inside each segment) v of whole sequences, [B, L, H, D].
 
-    Softmax in float32. H is a multiple of the heads of k and v, which are shared by neighbours (GQA). Padding gets
-    the mean of all values: finite, and nobody's business.
+    Softmax in float32. H is a multiple of N, the heads of keys and values, which neighbours share (GQA). Padding
+    gets the mean of all values: finite, and used by nobody.
     """
     length = q_BLHD.shape[1]
     if length <= BLOCK:
-        return _block(q_BLHD, segments_BL, jnp.arange(length), k_BLHD, v_BLHD, segments_BL)
+        return _block(q_BLHD, segments_BL, jnp.arange(length), k_BLND, v_BLND, segments_BL)
 
     blocks = -(-length // BLOCK)
     room = (0, blocks * BLOCK - length)
@@ -34,7 +34,7 @@ def attend(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array, segments_BL:
         these = slice(start, start + group)
         seen = min((start + group) * BLOCK, length)
         out.append(_blocks(q_NBCHD[these], segments_NBC[these], columns_NC[these],
-                           k_BLHD[:, :seen], v_BLHD[:, :seen], segments_BL[:, :seen]))  # fmt: skip
+                           k_BLND[:, :seen], v_BLND[:, :seen], segments_BL[:, :seen]))  # fmt: skip
     attended_BNCHD = jnp.moveaxis(jnp.concatenate(out), 0, 1)
     return attended_BNCHD.reshape(len(q_BLHD), -1, *q_BLHD.shape[2:])[:, :length]
 
@@ -44,18 +44,35 @@ def _in_blocks(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(len(x), -1, BLOCK, *x.shape[2:]), 1, 0)
 
 
-def _blocks(q_NBCHD, segments_NBC, columns_NC, k_BKHD, v_BKHD, segments_BK):
+def _blocks(q_NBCHD, segments_NBC, columns_NC, k_BKND, v_BKND, segments_BK):
     """One block of queries after another; a block's logits are computed again in the backward pass."""
     # The gradients of keys and values are summed over blocks: in float32, whatever they are themselves.
-    k32, v32 = k_BKHD.astype(jnp.float32), v_BKHD.astype(jnp.float32)
+    k32, v32 = k_BKND.astype(jnp.float32), v_BKND.astype(jnp.float32)
 
     @jax.checkpoint
     def one(x):
-        return _block(*x, k32.astype(k_BKHD.dtype), v32.astype(v_BKHD.dtype), segments_BK)
+        return _block(*x, k32.astype(k_BKND.dtype), v32.astype(v_BKND.dtype), segments_BK)
 
     return jax.lax.map(one, (q_NBCHD, segments_NBC, columns_NC))
 
 
-def _block(q_BCHD, segments_BC, columns_C, k_BKHD, v_BKHD, segments_BK):
-    mask_BCK = causal_mask(segments_BC, columns_C, segments_BK)
-    return jax.nn.dot_product_attention(q_BCHD, k_BKHD, v_BKHD, mask=mask_BCK[:, None])
+def _block(q_BCHD, segments_BC, columns_C, k_BKND, v_BKND, segments_BK):
+    """One block of C queries against K keys of N heads.
+
+    The queries that share a key head are rows of one product, and the weights are divided by their sum after the
+    product with the values: on CPU two to four times as fast as jax.nn.dot_product_attention.
+    """
+    batch, rows, heads, dim = q_BCHD.shape
+    shared = k_BKND.shape[2]
+    group = heads // shared
+    q_BNMD = jnp.moveaxis(q_BCHD.reshape(batch, rows, shared, group, dim), 1, 3).reshape(batch, shared, -1, dim)
+    logits_BNMK = jnp.einsum("bnmd,bknd->bnmk", q_BNMD, k_BKND, preferred_element_type=jnp.float32) / dim**0.5
+    mask_BMK = jnp.tile(causal_mask(segments_BC, columns_C, segments_BK), (1, group, 1))
+    logits_BNMK = jnp.where(mask_BMK[:, None], logits_BNMK, -1e30)  # finite: a row of padding has no NaN
+    highest_BNM1 = jax.lax.stop_gradient(jnp.max(logits_BNMK, axis=-1, keepdims=True))  # cancels in the quotient
+    weight_BNMK = jnp.exp(logits_BNMK - highest_BNM1)
+    total_BNM1 = jnp.sum(weight_BNMK, axis=-1, keepdims=True)
+    weight_BNMK = weight_BNMK.astype(v_BKND.dtype)
+    sum_BNMD = jnp.einsum("bnmk,bknd->bnmd", weight_BNMK, v_BKND, preferred_element_type=jnp.float32)
+    mean_BNGCD = (sum_BNMD / total_BNM1).astype(v_BKND.dtype).reshape(batch, shared, group, rows, dim)
+    return jnp.moveaxis(mean_BNGCD, 3, 1).reshape(q_BCHD.shape)
