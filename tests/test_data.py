@@ -136,7 +136,8 @@ def test_a_conversation_becomes_a_prompt_that_ends_with_the_user(tmp_path):
     assert [p.messages for p in found] == [talk("a", "b", "c"), talk("e"), talk("g"), talk("i")]
     assert [p.answer for p in found] == ["d", "given", "h", ""]
     assert [p.id for p in found] == ["x.jsonl:1", "7", "x.jsonl:3", "x.jsonl:4"]
-    assert [p.checks for p in found] == [check, [], [], []]
+    equals = [[{"kind": "answer", "text": text}] for text in ("given", "h")]
+    assert [p.checks for p in found] == [check, *equals, []]
 
 
 def test_the_held_out_share_is_the_smallest_hashes_and_what_is_equal_comes_once(tmp_path):
