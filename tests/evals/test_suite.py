@@ -1,11 +1,14 @@
 """Tests of measures and their intervals: hand-worked numbers, closed forms and a plain bootstrap."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from camopd_jax.data import Prompt
 from camopd_jax.evals import suite
 from camopd_jax.evals.suite import Measure, mean_of, ratio_interval
+from camopd_jax.types import Rollout
 
 
 def test_measure_by_hand():
@@ -104,6 +107,36 @@ def test_prompts_without_checks_are_scored_by_their_answer():
         suite.with_checks([Prompt("d", ask)])
     with pytest.raises(ValueError, match="prompt e: check kind 'rhymes' is unknown"):
         suite.with_checks([Prompt("e", ask, checks=[{"kind": "rhymes"}])])
+
+
+def test_instructions_and_domain_are_scored_by_each_prompts_own_checks():
+    def task(*prompts):
+        return suite.Task(list(prompts), [np.array([len(p.id)], np.int32) for p in prompts], 1, 1)
+
+    def sample(params, encoded, key, **shape):
+        n = len(encoded)
+        return Rollout(np.ones((n, 2), int), np.ones((n, 1), bool), np.ones((n, 1), bool), np.zeros((n, 1)))
+
+    code, short = {"kind": "icd10_code", "code": "E11.9"}, {"kind": "max_words", "n": 2}
+    says = '"a" matches b: E11.9.'
+    engine = SimpleNamespace(
+        sample=sample,
+        texts=lambda rollout: [says] * len(rollout.tokens_BL),
+        ended=lambda rollout: np.ones(len(rollout.tokens_BL), bool),
+        numerics=SimpleNamespace(temperature=1.0),
+    )
+    found = suite.Suite(
+        engine,
+        general=task(Prompt("g", [])),
+        instructions=task(Prompt("i", [], checks=[short]), Prompt("j", [], checks=[{"kind": "quoted"}])),
+        domain=task(*suite.with_checks([Prompt("c", [], checks=[code]), Prompt("d", [], says), Prompt("e", [], "no")])),
+        batch_size=1,
+        seed=0,
+    )
+    reference = sample(None, [0], None), np.zeros((1, 1))
+    measures = found.run(dict, dict, reference, is_general=True)
+    assert measures["instructions"].numerator.tolist() == [0.0, 1.0]
+    assert measures["domain"].numerator.tolist() == [1.0, 1.0, 0.0]
 
 
 def test_rows_of_the_log():
