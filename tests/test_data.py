@@ -238,6 +238,10 @@ def test_what_is_held_out_is_not_imitated(tmp_path):
     taught = [p.messages for p in conversations(source, share=0.4).prompts]
     assert len(held) == 16 and {len(m) for m in held} == {1, 3}
     assert not [m for m in held if m in taught]
+    opening = [m[:1] for m in held if len(m) == 3]  # nor are the earlier turns of a held-out conversation
+    assert opening and not [
+        p for p in conversations(source, share=0.4).prompts if p.messages in opening and p.answer == "yes"
+    ]
     assert all(p.messages in taught for p in prompts(source, "train", 0, share=0.4))
 
 
