@@ -142,7 +142,7 @@ def test_checked_domains_are_scored_by_their_checks_and_others_by_the_distance_t
     }
     assert {line.measure for line in found.lines()} == set(measures)
     shown = {line.measure: (line.task, line.metric) for line in found.lines()}
-    assert (shown["codes"], shown["law"]) == (("icd10", "exact_match"), ("law", "reverse_kl"))
+    assert (shown["codes"], shown["law"]) == (("codes", "exact_match"), ("law", "reverse_kl"))
 
 
 def test_a_row_of_the_log():
