@@ -153,7 +153,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     above = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(f"--workdir={workdir}: {above} is not a directory that can be written")
-    saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    saved = _saved(workdir)
     if not saved:
         return
     before = dict(_flat(read_record(workdir)["config"]))
@@ -169,6 +169,24 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
             f"config.steps = {config.steps}: the run in {workdir} has made {max(saved)} updates; allowed is that or "
             "more, or another --workdir"
         )
+
+
+def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
+    """Raise ValueError if the run that a workdir holds was made with other models (source, fingerprint) by these names."""
+    if not _saved(workdir):
+        return
+    before = read_record(workdir).get("models", {})
+    for name, now in models.items():
+        if before.get(name) != now:
+            raise ValueError(
+                f"config.teachers.{name}: {now[0]} (fingerprint {now[1]}) is not the model that the run in {workdir} was "
+                f"made with, {before.get(name)}; give that one (hf: sources take @REVISION), or another --workdir"
+            )
+
+
+def _saved(workdir: Path) -> list[int]:
+    """The steps that a workdir has checkpoints of."""
+    return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
 
 
 def read_record(workdir: Path) -> dict:
