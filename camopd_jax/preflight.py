@@ -172,15 +172,16 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
 
 
 def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
-    """Raise ValueError if the run that a workdir holds was made with other models (source, fingerprint) by these names."""
+    """Raise ValueError if the run in a workdir was made with other models: source and fingerprint, by branch."""
     if not _saved(workdir):
         return
     before = read_record(workdir).get("models", {})
-    for name, now in models.items():
-        if before.get(name) != now:
+    for name, (source, fingerprint) in models.items():
+        was, same = before.get(name, ["none", fingerprint])
+        if same != fingerprint:
             raise ValueError(
-                f"config.teachers.{name}: {now[0]} (fingerprint {now[1]}) is not the model that the run in {workdir} was "
-                f"made with, {before.get(name)}; give that one (hf: sources take @REVISION), or another --workdir"
+                f"config.teachers.{name}: {source} (fingerprint {fingerprint}) is not the model that the run in {workdir} "
+                f"was made with, {was} ({same}); give that one (hf: takes @REVISION), or another --workdir"
             )
 
 

@@ -229,11 +229,13 @@ def _report(read: Inputs, workdir: Path, models: dict[str, dict[str, suite.Measu
 
 def _models(read: Inputs) -> list[str]:
     """A line a model that was opened."""
-    return [
-        f"teachers.{name} {model.source}: {sum(math.prod(s) for *_, s in tensors(model.cfg)) / 1e6:,.0f} million weights, "
-        f"fingerprint {model.fingerprint}"
-        for name, model in read.models.items()
-    ]
+    lines = []
+    for name, model in read.models.items():
+        millions = sum(math.prod(shape) for *_, shape in tensors(model.cfg)) / 1e6
+        lines.append(
+            f"teachers.{name} {model.source}: {millions:,.1f} million weights, fingerprint {model.fingerprint}"
+        )
+    return lines
 
 
 def _header(config: ConfigDict, workdir: Path) -> str:
