@@ -180,8 +180,8 @@ def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
         was, same = before.get(name, ["none", fingerprint])
         if same != fingerprint:
             raise ValueError(
-                f"config.teachers.{name}: {source} (fingerprint {fingerprint}) is not the model of the run in {workdir}, "
-                f"{was} ({same}); give that one (hf: takes @REVISION), or another --workdir"
+                f"config.teachers.{name}: {source} (fingerprint {fingerprint}) is not the model of the run in "
+                f"{workdir}, {was} ({same}); give that one (hf: takes @REVISION), or another --workdir"
             )
 
 
