@@ -12,8 +12,9 @@ from gguf.quants import dequantize
 from transformers import PreTrainedTokenizerFast
 
 from camopd_jax.models import gguf_header, gguf_tokenizer
-from camopd_jax.models.decoder import DecoderConfig, RopeScaling
+from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.models.gguf_header import Tensor
+from camopd_jax.models.rope import RopeScaling, frequencies
 
 VERSION = 2  # raise it when a conversion gives other weights or another tokenizer
 
@@ -79,18 +80,6 @@ def half_split(w: np.ndarray, heads: int) -> np.ndarray:
     return w.reshape(heads, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
-def llama3_factors(head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """What Llama 3 divides each of the head_dim / 2 rotary frequencies by (Meta's llama3 code, apply_scaling).
-
-    With n = original_max_positions / (2 pi theta^(2i/D)) the turns of frequency i in the original context:
-    1 / ((1 - s) / factor + s), where s = (n - low) / (high - low), but at least 0 and at most 1.
-    """
-    turns = scaling.original_max_positions / (2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim))
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    s = np.clip((turns - low) / (high - low), 0, 1)
-    return 1 / ((1 - s) / scaling.factor + s)
-
-
 def _config(metadata: dict[str, Any], tensors: dict[str, Tensor], data: np.ndarray) -> DecoderConfig:
     arch = metadata.get("general.architecture")
     if arch not in ARCHITECTURES:
@@ -138,12 +127,15 @@ def _rope_scaling(own: dict[str, Any]) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling(kind="linear", factor=factor)
     original = _size(own, "rope.scaling.original_context_length", own["context_length"])
-    return RopeScaling(kind="yarn", factor=factor, original_max_positions=original)
+    return RopeScaling(  # with llama.cpp's constants
+        "yarn", factor, original, beta_fast=32.0, beta_slow=1.0,
+        attention_factor=0.1 * math.log(factor) + 1, truncate=True,
+    )  # fmt: skip
 
 
 def _llama3_scaling(own: dict[str, Any], factors: np.ndarray, head_dim: int, theta: float) -> RopeScaling | None:
-    scaling = RopeScaling("llama3", float(factors.max()), 1.0, 4.0, original_max_positions=8192)
-    expected = llama3_factors(head_dim, theta, scaling)
+    scaling = RopeScaling("llama3", float(factors.max()), 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+    expected = frequencies(head_dim, theta, None) / frequencies(head_dim, theta, scaling)
     same = factors.shape == expected.shape and np.allclose(factors, expected, rtol=1e-4, atol=0)
     if not same or _rope_scaling(own):
         raise ValueError(f"the tensor {ROPE_FACTORS} is not Llama 3's; allowed are its factors (low 1, high 4, 8192)")
