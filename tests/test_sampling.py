@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import sampling, sharding
+from camopd_jax import packing, sampling, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder
 from camopd_jax.models.tiny import CONFIG as TINY
@@ -125,6 +125,26 @@ def test_sampled_equal_rescored_equal_brute_force_log_probs(eos, temperature):
             assert rescored_BT[b, t] == pytest.approx(log_softmax(logits / temperature)[token], abs=1e-4)
     np.testing.assert_array_equal(rescored_BT[~rollout.response_mask_BT], 0)
     assert rescored_BT[rollout.response_mask_BT].max() < -1e-3
+
+
+def test_bfloat16_weights_sample_score_and_train_with_float32_log_probs(eos):
+    """Against the same rounded weights in float32: 2 layers, each rounding to 8 bits a dozen times."""
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    full = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    engine = build_engine(eos, 1.0)
+    rollout = engine.sample(half, PROMPTS, KEY, width=WIDTH, batch=5, max_new_tokens=STEPS, temperature=1.0)
+    rescored_BT, exact_BT = engine.score(half, rollout), engine.score(full, rollout)
+    assert rollout.sampler_logp_BT.dtype == rescored_BT.dtype == np.float32
+    mask_BT = rollout.response_mask_BT
+    assert np.unique(rescored_BT[mask_BT].astype(jnp.bfloat16)).size < np.unique(rescored_BT[mask_BT]).size
+    assert np.abs(rollout.sampler_logp_BT - rescored_BT)[mask_BT].mean() < 0.03
+    assert np.abs(rescored_BT - exact_BT)[mask_BT].mean() < 0.03
+
+    packed = packing.pack(rollout, range(len(PROMPTS)), PackShape(5, 30, 24)).batches[0]
+    gradient = jax.jit(jax.grad(lambda p: sampling.score(GRAPH, p, packed, temperature=1.0, chunk=16).sum()))
+    for a, b in zip(jax.tree.leaves(gradient(half)), jax.tree.leaves(gradient(full)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert jnp.linalg.norm(a.astype(jnp.float32) - b) < 0.05 * jnp.linalg.norm(b)
 
 
 def draw_from(logits_V, rows, steps, temperature):

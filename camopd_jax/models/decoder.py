@@ -6,7 +6,7 @@ such a matrix, which is what decoding is made of, measured a quarter faster on C
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -223,26 +223,6 @@ def split(cfg: DecoderConfig) -> tuple[nnx.GraphDef, Params]:
 def random_params(cfg: DecoderConfig, seed: int) -> Params:
     """Random weights, for tests and the tiny preset."""
     return nnx.to_pure_dict(nnx.state(Decoder(cfg, nnx.Rngs(seed))))
-
-
-def lora_params(cfg: DecoderConfig, seed: int) -> Params:
-    """Fresh low-rank parameters alone, in the structure of the whole; with them the model computes what it did."""
-
-    def fresh():
-        layers = nnx.to_pure_dict(nnx.state(Decoder(cfg, nnx.Rngs(seed))))["layers"]
-        return {"layers": {name: value for name, value in layers.items() if "_lora_" in name}}
-
-    return jax.jit(fresh)()  # compiled, the weights beside them are never made
-
-
-def merge_lora(cfg: DecoderConfig, params: Params) -> tuple[DecoderConfig, Params]:
-    """Config and parameters of the same model without low-rank parameters: W + (alpha / rank) B A, made in float32."""
-    layers = {name: value for name, value in params["layers"].items() if "_lora_" not in name}
-    for name in cfg.lora.targets if cfg.lora else ():
-        a, b = (jnp.asarray(params["layers"][f"{name}_lora_{part}"], jnp.float32) for part in "ab")
-        update = jnp.einsum("lor,lri->loi", b, a, precision="highest") * (cfg.lora.alpha / cfg.lora.rank)
-        layers[name] = (layers[name].astype(jnp.float32) + update).astype(layers[name].dtype)
-    return replace(cfg, lora=None), params | {"layers": layers}
 
 
 def packed_hidden(decoder: Decoder, packed: PackedTokens, remat: str = "none") -> jax.Array:

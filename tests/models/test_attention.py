@@ -1,0 +1,121 @@
+"""Attention in blocks of queries: a plain NumPy loop, the same gradients as in one block, memory linear in length."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from camopd_jax import sampling
+from camopd_jax.models import attention, decoder
+from camopd_jax.models.tiny import CONFIG as TINY
+from camopd_jax.types import PackedTokens
+
+# Two rows with padding in front, behind and between; 18 columns are 5 blocks of 4, in 3 groups, and 2 columns over.
+SEGMENTS = np.array([np.repeat([0, 1, 2, 0], [3, 8, 5, 2]), np.repeat([1, 0, 2], [6, 2, 10])], np.int32)
+
+
+def draw(seed=0, heads=4, shared=2, dim=6):
+    rng = np.random.default_rng(seed)
+    shape = SEGMENTS.shape
+    return [2 * rng.normal(size=(*shape, n, dim)).astype(np.float32) for n in (heads, shared, shared)]
+
+
+def numpy_attention(q, k, v):
+    """One query of one head at a time; 0 at padding."""
+    out = np.zeros(q.shape)
+    for b, i, h in np.ndindex(q.shape[:3]):
+        shared = h // (q.shape[2] // k.shape[2])
+        seen = [j for j in range(i + 1) if SEGMENTS[b, j] == SEGMENTS[b, i]]
+        if SEGMENTS[b, i]:
+            scores = np.array([q[b, i, h] @ k[b, j, shared] for j in seen], np.float64) / np.sqrt(q.shape[3])
+            share = np.exp(scores - scores.max())
+            out[b, i, h] = share / share.sum() @ v[b, seen, shared]
+    return out
+
+
+@pytest.mark.parametrize("block", [4, 7, 18, 512])
+def test_blocks_of_queries_are_a_plain_numpy_loop(monkeypatch, block):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    q, k, v = draw()
+    got = np.asarray(attention.attend(q, k, v, SEGMENTS))
+    assert np.all(np.isfinite(got))
+    real = SEGMENTS > 0
+    np.testing.assert_allclose(got[real], numpy_attention(q, k, v)[real], atol=2e-6)
+
+
+def test_gradients_do_not_depend_on_the_blocks(monkeypatch):
+    def gradients(block):
+        monkeypatch.setattr(attention, "BLOCK", block)
+
+        def loss(q, k, v):
+            return jnp.sum(jnp.where(SEGMENTS[:, :, None, None] > 0, jnp.sin(attention.attend(q, k, v, SEGMENTS)), 0))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*draw())
+
+    for whole, parts in zip(gradients(512), gradients(4), strict=True):
+        assert np.abs(whole).max() > 0.1
+        np.testing.assert_allclose(parts, whole, atol=1e-5)
+        assert not np.any(parts[SEGMENTS == 0])
+
+
+def score_and_gradient(length):
+    graph, shapes = decoder.split(TINY)
+    ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    packed = PackedTokens(ids, ids, ids, ids, ids, jax.ShapeDtypeStruct((1, length), bool))
+    score = partial(sampling.score, graph, temperature=1.0, chunk=16, remat="full")
+    return jax.jit(jax.grad(lambda params, packed: score(params, packed).sum())).lower(shapes, packed)
+
+
+def prefill(length):
+    graph, shapes = decoder.split(TINY)
+    ids, mask = (jax.ShapeDtypeStruct((1, length), kind) for kind in (jnp.int32, bool))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    sample = partial(sampling.sample, graph, max_new_tokens=1, temperature=1.0, stop_ids=(0,), pad_id=0)
+    return jax.jit(sample).lower(shapes, ids, mask, keys)
+
+
+def growth(lower):
+    """How many times the temporary memory of 8,192 tokens 32,768 tokens need."""
+    short, long = (lower(n).compile().memory_analysis().temp_size_in_bytes for n in (8_192, 32_768))
+    return long / short
+
+
+@pytest.mark.parametrize("lower", [score_and_gradient, prefill])
+def test_memory_grows_with_the_length_and_not_with_its_square(lower):
+    assert growth(lower) < 4.4
+
+
+@pytest.mark.parametrize("lower", [score_and_gradient, prefill])
+def test_the_bound_would_catch_a_square_of_logits(monkeypatch, lower):
+    monkeypatch.setattr(attention, "BLOCK", 32_768)
+    assert growth(lower) > 12
+
+
+@pytest.mark.parametrize("block", [4, 512])
+def test_bfloat16_gives_bfloat16_and_float32_sums(monkeypatch, block):
+    """Against the same rounded inputs in float32; a gradient of keys sums 18 queries, in one block or five."""
+    monkeypatch.setattr(attention, "BLOCK", block)
+    inputs = [jnp.asarray(x, jnp.bfloat16) for x in draw()]
+
+    def loss(q, k, v):
+        return jnp.sum(jnp.where(SEGMENTS[:, :, None, None] > 0, attention.attend(q, k, v, SEGMENTS), 0.0))
+
+    assert attention.attend(*inputs, SEGMENTS).dtype == jnp.bfloat16
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    half, full = gradient(*inputs), gradient(*(x.astype(jnp.float32) for x in inputs))
+    for a, b in zip(half, full, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert jnp.linalg.norm(a.astype(jnp.float32) - b) < 0.02 * jnp.linalg.norm(b)
+
+
+def test_a_long_sequence_is_scored_like_its_beginning():
+    """Three blocks of the constant's own size: the first 500 of 1,200 tokens are what they are alone."""
+    graph, _ = decoder.split(TINY)
+    model = nnx.merge(graph, decoder.random_params(TINY, 0))
+    tokens = np.random.default_rng(0).integers(TINY.vocab_size, size=(1, 1200))
+    run = jax.jit(model)
+    hidden = [run(tokens[:, :n], np.arange(n)[None], np.ones((1, n), np.int32))[0] for n in (1200, 500)]
+    np.testing.assert_allclose(hidden[0][:, :500], hidden[1], atol=1e-5)
