@@ -63,6 +63,16 @@ def data_shards(mesh: Mesh | AbstractMesh) -> int:
     return int(np.prod([mesh.shape[a] for a in DATA_AXES]))
 
 
+def weight_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices a weight is spread that is gathered before it is used."""
+    return mesh.shape["fsdp"]
+
+
+def tensor_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices heads, MLP and vocabulary are spread, and computed."""
+    return mesh.shape["tensor"]
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

@@ -20,7 +20,8 @@ LEVELS = (
     ("camopd", "distraction", "probias"),
 )
 SYSTEMS = LEVELS[-1]
-TOP = ("recover", "preflight", "summary", "plan")  # stand above all, the loop included
+# These stand above all, the loop included.
+TOP = ("recover", "preflight", "summary", "plan", "dry_run", "footprint", "forecast", "chips")
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
 
