@@ -13,7 +13,7 @@ from camopd_jax.models import known
 from camopd_jax.models.decoder import Lora
 
 USABLE = 0.9  # of a device's memory; the rest is for the runtime, fragments, and what the formulas do not see
-SHORT = 0.25  # of the longest responses: the second column of times
+SHORT = 0.25  # of the longest prompts and responses: the second column of times
 WORTH = 0.9  # another mesh is named where it takes at most this share of the time
 MOST = 1024  # devices that advice goes up to
 TENSOR = (1, 2, 4, 8)  # sizes of that axis that advice tries
@@ -136,7 +136,7 @@ def _time(setup: Setup, on: Devices) -> Iterator[str]:
             f"{_short(shorter.seconds(on, precision) / size):>16s}"
         )
     whole, part = (f"{_short(t / size)} {unit}, {_short(on.count * t / 3600)} device-hours" for t in totals)
-    yield f"together {whole} if every response is as long as it may be; at {SHORT:g} of that {part}"
+    yield f"together {whole} with the longest prompts and responses; at {SHORT:g} of that length {part}"
     yield (
         f"* of one device. An estimate, not checked on such devices, at assumed shares of their peaks: training "
         f"{s.training:g}, scoring {s.scoring:g},"
@@ -191,7 +191,7 @@ def most_rows(setup: Setup, room: float) -> int:
 
     batch, shards = setup.config.rollout.batch_size, setup.shards
     equal = (footprint.decoded_rows(setup, batch, -(-batch // rounds)) * shards for rounds in range(1, batch + 1))
-    return next((rows for rows in equal if rollouts_fit(rows)), 0)
+    return next((rows for rows in equal if rollouts_fit(rows)), 0) if rollouts_fit(shards) else 0
 
 
 def changes_that_fit(setup: Setup, room: float) -> dict:

@@ -1,6 +1,6 @@
 """Operations, bytes and seconds of a run that is only planned, on one of its devices.
 
-Sequences are as long as the config lets them be, responses times a `share`; packed rows and micro-batches are then
+Prompts and responses are as long as the config lets them be, times a `share`; packed rows and micro-batches are then
 those of packing.py, padding included. What is not counted: compiling, reading weights and saving them, the host.
 """
 
@@ -109,10 +109,10 @@ def _gathered(setup: Setup) -> float:
     return setup.width * elements(setup.student, setup.mesh).whole * (setup.gathers - 1) / setup.gathers
 
 
-def packed(setup: Setup, sequences: int, answered: float, kind: str) -> Work:
-    """Scoring, or training on, so many sequences in micro-batches; answered: response tokens of each."""
-    micro, length = setup.config.micro, setup.config.rollout.max_prompt_tokens + answered
-    fit = max(1, int(min(micro.width // length, micro.slots // max(answered, 1))))
+def packed(setup: Setup, sequences: int, answered: int, share: float, kind: str) -> Work:
+    """Scoring, or training on, so many sequences in micro-batches; answered: response tokens of the longest."""
+    micro, prompt = setup.config.micro, setup.config.rollout.max_prompt_tokens
+    fit = max(1, int(min(micro.width // ((prompt + answered) * share), micro.slots // (answered * share))))
     batches = math.ceil(math.ceil(sequences / fit) / (micro.rows * setup.shards))
     return _passes(setup, micro.rows, micro.width, micro.slots, kind).times(batches)
 
@@ -137,30 +137,30 @@ def sampled(setup: Setup, prompts: int, at_once: int, new_tokens: int, share: fl
 
 
 def stages(setup: Setup, share: float) -> list[Stage]:
-    """The stages of a run in their order; `share`: of the longest responses, how long they are."""
+    """The stages of a run in their order; `share`: of the longest prompts and responses, how long they are."""
     config, branches = setup.config, list(setup.teachers)
     rollout, e, s = config.rollout, config.eval, config.specialise
-    answered = rollout.max_new_tokens * share
+    longest = rollout.max_new_tokens
     found = []
     if preflight.SPECIALISE in config.teachers.values():
-        learned = packed(setup, s.batch_size, e.max_domain_tokens, "training")
+        learned = packed(setup, s.batch_size, e.max_domain_tokens, share, "training")
         found.append(Stage("specialise, an update", s.steps, [learned]))
     mixed = config.student != "general" and setup.teachers[config.student] == setup.teachers["general"]
     full = _evaluation(setup, share)
     found.append(Stage("evaluate a teacher", len(branches) + mixed, full))
-    draws = sampled(setup, rollout.batch_size, rollout.rows_at_once, rollout.max_new_tokens, share)
-    scores = packed(setup, rollout.batch_size, answered, "scoring").times(2)
+    draws = sampled(setup, rollout.batch_size, rollout.rows_at_once, longest, share)
+    scores = packed(setup, rollout.batch_size, longest, share, "scoring").times(2)
     # The smallest prefix that holds the share rho of the summed score has at most that share of the samples.
     selected = [math.ceil(config.camopd.rho[b] * rollout.batch_size) for b in config.camopd.cycle]
-    updates = [packed(setup, n, answered, "training").times(1 / len(selected)) for n in selected]
+    updates = [packed(setup, n, longest, share, "training").times(1 / len(selected)) for n in selected]
     found += [
         Stage("recover, a rollout", config.steps, draws),
         Stage("recover, its scores", config.steps, [scores]),
         Stage("recover, an update", config.steps, updates),
     ]
     if e.every:
-        short = sampled(setup, e.prompts, rollout.rows_at_once, rollout.max_new_tokens, share)
-        short.append(packed(setup, e.prompts, answered, "scoring").times(2))
+        short = sampled(setup, e.prompts, rollout.rows_at_once, longest, share)
+        short.append(packed(setup, e.prompts, longest, share, "scoring").times(2))
         times = 1 + math.ceil(config.steps / e.every)
         found.append(Stage("short evaluation", times, [w.times(len(branches)) for w in short]))
     found.append(Stage("evaluate the student", 1, full))
@@ -173,4 +173,4 @@ def _evaluation(setup: Setup, share: float) -> list[Work]:
     work = []
     for prompts, new_tokens in tasks(setup):
         work += sampled(setup, prompts, e.batch_size, new_tokens, share)
-    return [*work, packed(setup, e.general_prompts, e.max_new_tokens * share, "scoring").times(3)]
+    return [*work, packed(setup, e.general_prompts, e.max_new_tokens, share, "scoring").times(3)]

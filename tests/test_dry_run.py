@@ -168,16 +168,17 @@ def test_operations_of_a_forward_pass_and_of_training():
     layer = 32 * 8 * 2 * (4 + 2) + 3 * 32 * 64  # q, k, v, o and the MLP
     body, head = 2 * 736 * 2 * 2 * layer, 2 * 192 * 2 * 320 * 32  # rows x columns x 2 x layers; rows x slots x 2 V D
     attention = 2 * forecast.attended(736) * 4 * 2 * 4 * 8
-    batch = forecast.packed(s, 1, 8, "scoring")
+    batch = forecast.packed(s, 1, 8, 1.0, "scoring")
     assert batch.flops == body + attention + head
     assert batch.read == 4 * size(decoder.split(tiny.CONFIG)[1])
     assert sum(batch.link.values()) == 0
-    trained = forecast.packed(s, 1, 8, "training")
+    trained = forecast.packed(s, 1, 8, 1.0, "training")
     assert trained.flops == 4 * body + 5 * attention + 4 * head
     # 640 + 8 tokens: a packed row holds one sequence, a micro-batch two
-    assert forecast.packed(s, 5, 8, "scoring").flops == 3 * batch.flops
+    assert forecast.packed(s, 5, 8, 1.0, "scoring").flops == 3 * batch.flops
+    assert forecast.packed(s, 5, 8, 0.5, "scoring").flops == 2 * batch.flops  # two sequences to a row
     frozen = setup("tiny", 1, lora__rank=1)
-    assert forecast.packed(frozen, 1, 8, "training").flops == 3 * body + 5 * attention + 3 * head
+    assert forecast.packed(frozen, 1, 8, 1.0, "training").flops == 3 * body + 5 * attention + 3 * head
 
 
 def test_decoding_reads_weights_and_cache_once_a_token():
@@ -198,8 +199,8 @@ def test_weights_over_fsdp_are_gathered_once_a_rollout_and_twice_an_update():
     prefill, tokens = forecast.sampled(s, 64, 64, 100, 1.0)
     assert sum(prefill.link.values()) == pytest.approx(2 * others)  # for the prompts, and for the loop
     assert sum(tokens.link.values()) == 0
-    assert sum(forecast.packed(s, 1, 32768, "scoring").link.values()) == pytest.approx(others)
-    assert sum(forecast.packed(s, 1, 32768, "training").link.values()) == pytest.approx(3 * others)
+    assert sum(forecast.packed(s, 1, 32768, 1.0, "scoring").link.values()) == pytest.approx(others)
+    assert sum(forecast.packed(s, 1, 32768, 1.0, "training").link.values()) == pytest.approx(3 * others)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +300,8 @@ def test_advice_makes_it_fit_and_holds_no_more_than_is_needed():
     assert dry_run.fits(dry_run._changed(s, changes), room)
     for key in changes:
         assert not dry_run.fits(dry_run._changed(s, {k: v for k, v in changes.items() if k != key}), room)
+    wide = setup("paper", 8, micro__rows=4, micro__remat="dots", rollout__rows_at_once=16)
+    assert dry_run.changes_that_fit(wide, room) == {"micro.rows": 1}  # remat, tried before it, is not needed then
     rows = dry_run.most_rows(s, room)
     assert changes["rollout.rows_at_once"] == rows
     assert rows == 64  # eight rounds; seven are too few
