@@ -18,7 +18,7 @@ LONG_PROMPTS = ("error", "drop", "cut")
 THINKING = ("template", "on", "off")
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 # What a run that goes on may change; every other key shapes the updates that it has made already.
-MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.")
+MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.", "rollout.rows_at_once")
 
 
 def branches(config: ConfigDict) -> tuple[str, ...]:

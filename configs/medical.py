@@ -188,7 +188,7 @@ def _qwen3_0p6b(c: ConfigDict) -> None:
     c.eval.prompts = 64
     c.eval.general_prompts = 84
     c.eval.domain_prompts = 400
-    c.eval.batch_size = 100
+    c.eval.batch_size = 64
     c.eval.max_new_tokens = 384
     c.eval.max_instruction_tokens = 256
     c.eval.max_domain_tokens = 64
@@ -215,8 +215,7 @@ def _paper(c: ConfigDict) -> None:
     c.micro.width = 36864
     c.micro.slots = 32768
     c.micro.logit_chunk = 512
-    c.mesh.replica = 1
-    c.mesh.fsdp = -1
+    c.mesh.tensor = 8  # a key-value head each; further groups of 8 devices hold copies
     c.checkpoint.every = 10
     c.eval.every = 20
     c.eval.prompts = 64

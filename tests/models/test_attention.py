@@ -65,7 +65,7 @@ def score_and_gradient(length):
     graph, shapes = decoder.split(TINY)
     ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
     packed = PackedTokens(ids, ids, ids, ids, ids, jax.ShapeDtypeStruct((1, length), bool))
-    score = partial(sampling.score, graph, temperature=1.0, chunk=16, remat="full")
+    score = partial(sampling.score, graph, temperature=1.0, chunk=16, dtype="float32", remat="full")
     return jax.jit(jax.grad(lambda params, packed: score(params, packed).sum())).lower(shapes, packed)
 
 
@@ -73,7 +73,9 @@ def prefill(length):
     graph, shapes = decoder.split(TINY)
     ids, mask = (jax.ShapeDtypeStruct((1, length), kind) for kind in (jnp.int32, bool))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    sample = partial(sampling.sample, graph, max_new_tokens=1, temperature=1.0, stop_ids=(0,), pad_id=0)
+    sample = partial(
+        sampling.sample, graph, max_new_tokens=1, temperature=1.0, stop_ids=(0,), pad_id=0, dtype="float32"
+    )
     return jax.jit(sample).lower(shapes, ids, mask, keys)
 
 
