@@ -54,7 +54,6 @@ ROWS = {  # one row of each file; the others are in order
     "no_user.jsonl": {"messages": [{"role": "system", "content": "Be brief."}]},
     "two_systems.jsonl": {"system": "Be kind.", "messages": [{"role": "system", "content": "Be brief."}, USER]},
     "check_text.jsonl": {"prompt": "What is a fever?", "checks": "short"},
-    "long_answer.jsonl": {"prompt": "What is a fever?", "answer": "A high temperature. " * 20},
     "long_prompt.jsonl": {"prompt": "What is a fever? " * 60, "answer": "A high temperature."},
 }
 CHECKS = {  # in every row, as held-out prompts alone are checked
@@ -79,18 +78,23 @@ def _rows(n: int) -> list[dict]:
     return [{"messages": [{"role": "user", "content": f"What is {i} + 1?"}, ANSWER]} for i in range(n)]
 
 
+def _questions(n: int) -> list[dict]:
+    return [{"prompt": f"What is {i} + 1?"} for i in range(n)]
+
+
 def _data(home: Path) -> None:
     def lines(name, rows):
         (home / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     lines("prompts.jsonl", _rows(12))
     lines("few.jsonl", _rows(3))
-    lines("no_answers.jsonl", [{"prompt": f"What is {i} + 1?"} for i in range(12)])
+    lines("no_answers.jsonl", _questions(60))
+    lines("long_answer.jsonl", [row | {"answer": "It is more. " * 20} for row in _questions(60)])
     for name, row in ROWS.items():
         good = _rows(12)
         lines(name, [good[0], row, *good[1:]] if name == "list.jsonl" else [row, *good])
     for name, check in CHECKS.items():
-        lines(name, [row | {"checks": [check]} for row in _rows(12)])
+        lines(name, [row | {"checks": [check]} for row in _rows(60)])
     (home / "empty.jsonl").write_text("")
     (home / "prompts.csv").write_text("prompt\nWhat is a fever?\n")
     (home / "prompts.json").write_text(json.dumps(_rows(12)))
@@ -127,7 +131,7 @@ def _models(home: Path) -> None:
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
         return directory
 
-    copy("no_config", "config.json")
+    (copy("adapter", "config.json") / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     copy("no_tokenizer", "tokenizer.json")
     copy("pytorch", "model.safetensors").joinpath("pytorch_model.bin").write_bytes(b"PK")
     (copy("bad_config") / "config.json").write_text('{"model_type": "llama",')

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,22 +80,28 @@ def home(tmp_path_factory):
     """A user's directory, with all that the table names."""
     home = tmp_path_factory.mktemp("home")
     mistakes.build(home)
-    load.load("random:llama")  # what this model is made with compiles once in a process
+    with precision("highest"):
+        load.load("random:llama")  # what this model is made with compiles once in a process
     return home
+
+
+@contextmanager
+def precision(name: str):
+    """JAX's default precision of products, which a run sets and which is a part of what is compiled."""
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", name)
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 @pytest.fixture
 def setting(home, tmp_path, monkeypatch):
     """That directory as the working directory, a cache, and JAX's settings back in place afterwards."""
-    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_default_matmul_precision")}
     monkeypatch.chdir(home)
     monkeypatch.setenv("CAMOPD_CACHE", str(tmp_path / "cache"))
-    yield home, tmp_path / "cache"
-    for name, value in before.items():
-        jax.config.update(name, value)
-    for name, module in list(sys.modules.items()):  # configs: the next one would be run in the namespace of the last
-        if str(getattr(module, "__file__", "")).startswith((str(home), "configs", *mistakes.CONFIGS)):
-            del sys.modules[name]
+    with precision(jax.config.jax_default_matmul_precision):
+        yield home, tmp_path / "cache"
+    sys.modules.pop("config_config", None)  # the next config would be run in the namespace of this one
 
 
 def contents(*directories: Path) -> dict[str, str]:
