@@ -125,6 +125,11 @@ def _engine(config: ConfigDict, mesh, model: Model) -> Engine:
             f"model source {model.source}: the tokenizer has ids up to {tokens - 1}, the embedding "
             f"{model.cfg.vocab_size} rows"
         )
+    if not model.tokenizer.chat_template:
+        raise ValueError(
+            f"model source {model.source}: its tokenizer has no chat template; take the model's chat version, or add a "
+            "chat_template.jinja"
+        )
     cfg = model.cfg
     if config.lora.rank:
         cfg = replace(cfg, lora=Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets)))

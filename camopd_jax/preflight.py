@@ -241,9 +241,7 @@ def read_record(workdir: Path) -> dict:
         record = json.loads(path.read_text())
         return record | {"config": dict(record["config"])}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"--workdir={workdir}: config.json is no record of a run ({error}); give another one"
-        ) from None
+        raise ValueError(f"{workdir}: config.json is no record of a run ({error}); give another workdir") from None
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -148,8 +148,8 @@ def _models(home: Path) -> None:
     tensors("wrong_shape", lambda w: w.update({"model.norm.weight": w["model.norm.weight"][:16]}))
     tensors("extra_bias", lambda w: w.update({"model.layers.0.mlp.up_proj.bias": np.zeros(64, np.float32)}))
 
+    embed = "model.embed_tokens.weight"
     for name, rows in (("few_rows", 200), ("odd_rows", 258)):
-        embed = "model.embed_tokens.weight"
         tensors(name, lambda w, rows=rows: w.update({embed: np.ascontiguousarray(w[embed][:rows])}))
         _edit(home / name / "config.json", vocab_size=rows)
 
@@ -185,8 +185,7 @@ def _edit(path: Path, **changes) -> None:
 
 def _runs(home: Path) -> None:
     """Workdirs as a run leaves them, made by what a run writes them with."""
-    config = _tiny(home)
-    state = TrainState({"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.int32(4), jax.random.key(0))
+    config = tiny(home)
     earlier = home / "earlier"
     earlier.mkdir()
     model = load.load("random:llama")
@@ -194,7 +193,7 @@ def _runs(home: Path) -> None:
     (earlier / "metrics.jsonl").write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 5)))
     with recover.checkpoints_of(config, earlier) as checkpoints:
         for step in (2, 4):
-            checkpoints.save(state, step, {recover.BEST: 1.0})
+            checkpoints.save(state(), step, {recover.BEST: 1.0})
 
     def copy(name: str) -> Path:
         return Path(shutil.copytree(earlier, home / name))
@@ -211,7 +210,12 @@ def _runs(home: Path) -> None:
     (home / "no_checkpoint" / "checkpoints").mkdir()
 
 
-def _tiny(home: Path) -> ConfigDict:
+def state() -> TrainState:
+    return TrainState({"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.int32(4), jax.random.key(0))
+
+
+def tiny(home: Path) -> ConfigDict:
+    """The preset of the rows that name no other."""
     namespace = {}
     exec((home / "configs" / "medical.py").read_text(), namespace)
     return namespace["get_config"]("tiny")

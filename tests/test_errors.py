@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import jax
 import mistakes
 import pytest
 
-from camopd_jax import metrics
+from camopd_jax import metrics, preflight, recover, sources
 from camopd_jax.models import load
 
 ROOT = Path(__file__).parent.parent
@@ -146,12 +147,33 @@ def test_a_mistake(row, setting, monkeypatch, capsys):
 @pytest.mark.parametrize("row", APART, ids=names(APART))
 def test_a_mistake_in_a_process_of_its_own(row, setting):
     home, cache = setting
-    env = os.environ | row.environment
+    env = os.environ | row.environment | {"PYTHONPATH": str(ROOT)}
     before = contents(home, cache)
     command = [sys.executable, str(ROOT / row.program), *row.flags]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert_one_line(done.returncode, done.stdout, done.stderr, row)
     assert contents(home, cache) == before
+
+
+def test_without_a_mistake_there_is_no_error(setting):
+    """So that the rows fail for the reason that they name."""
+    home, _ = setting
+    preflight.check_workdir(mistakes.tiny(home), Path("earlier"))
+    for source in ("path:model", "path:odd_rows"):
+        load.load(source)
+    assert len(sources.read("path:prompts.jsonl")) == 12
+
+
+def test_a_checkpoint_that_lost_its_data_is_named_in_one_line(setting, tmp_path):
+    home, _ = setting
+    workdir = Path(shutil.copytree("earlier", tmp_path / "run"))
+    for file in workdir.glob("checkpoints/4/default/**/d/*"):
+        file.unlink()
+    with recover.checkpoints_of(mistakes.tiny(home), workdir) as checkpoints:
+        checkpoints.restore(mistakes.state(), 2)
+        with pytest.raises(ValueError, match="checkpoints/4 cannot be read; delete it") as error:
+            checkpoints.restore(mistakes.state())
+    assert "\n" not in str(error.value)
 
 
 def test_the_table_is_long_and_says_nothing_twice():
