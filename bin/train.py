@@ -2,6 +2,7 @@
 
 The same command again goes on where it stopped. Values can be set on the command line, as in
 --config.rollout.batch_size=16. Presets follow the file: --config=configs/medical.py:tiny.
+--dry_run prints what the run would hold in memory and how long it would take, here or on --devices, and ends.
 """
 
 import sys
@@ -19,6 +20,11 @@ def main(argv: list[str]) -> int:
         "config", None, "Config file, with an optional preset: FILE.py[:PRESET].", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "Where the run is kept (default: runs/NAME-PRESET).", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print the plan of the run and end; nothing is loaded.", flag_values=values)
+    flags.DEFINE_string(
+        "devices", None, "What --dry_run plans for, such as v5p-16, v5e-4 or h100-8 (default: this machine).",
+        flag_values=values,
+    )  # fmt: skip
 
     def run(rest: list[str]) -> None:
         if rest:
@@ -26,6 +32,13 @@ def main(argv: list[str]) -> int:
         config = values.config
         if config is None:
             raise ValueError("--config is missing: for example --config=configs/medical.py")
+        if values.devices is not None and not values.dry_run:
+            raise ValueError(f"--devices={values.devices}: allowed with --dry_run; a run takes what is here")
+        if values.dry_run:
+            from camopd_jax import dry_run
+
+            print(dry_run.page(config, values.devices))
+            return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}")
 
         from camopd_jax import recover  # slow: not before the arguments are known to be right

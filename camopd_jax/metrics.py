@@ -72,8 +72,8 @@ class RunLog:
         self._board.close()
 
 
-def write_config(workdir: Path, config: ConfigDict, models: dict[str, str]) -> None:
-    """config.json: the resolved config, versions, git revision, devices and the models' fingerprints."""
+def write_config(workdir: Path, config: ConfigDict, models: dict[str, list[str]]) -> None:
+    """config.json: the resolved config, versions, git revision, devices and the models' sources and fingerprints."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
     git = None
     if shutil.which("git"):

@@ -18,7 +18,7 @@ LONG_PROMPTS = ("error", "drop", "cut")
 THINKING = ("template", "on", "off")
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 # What a run that goes on may change; every other key shapes the updates that it has made already.
-MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.")
+MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.", "rollout.rows_at_once")
 
 
 def branches(config: ConfigDict) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     above = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(f"--workdir={workdir}: {above} is not a directory that can be written")
-    saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    saved = _saved(workdir)
     if not saved:
         return
     before = dict(_flat(read_record(workdir)["config"]))
@@ -169,6 +169,25 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
             f"config.steps = {config.steps}: the run in {workdir} has made {max(saved)} updates; allowed is that or "
             "more, or another --workdir"
         )
+
+
+def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
+    """Raise ValueError if the run in a workdir was made with other models: source and fingerprint, by branch."""
+    if not _saved(workdir):
+        return
+    before = read_record(workdir).get("models", {})
+    for name, (source, fingerprint) in models.items():
+        was, same = before.get(name, ["none", fingerprint])
+        if same != fingerprint:
+            raise ValueError(
+                f"config.teachers.{name}: {source} (fingerprint {fingerprint}) is not the model of the run in "
+                f"{workdir}, {was} ({same}); give that one (hf: takes @REVISION), or another --workdir"
+            )
+
+
+def _saved(workdir: Path) -> list[int]:
+    """The steps that a workdir has checkpoints of."""
+    return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
 
 
 def read_record(workdir: Path) -> dict:

@@ -1,5 +1,6 @@
 """The recovery run, end to end: specialise, evaluate the teachers, recover with CaMOPD, evaluate, report."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
 from camopd_jax.models import decoder
 from camopd_jax.models.conversion import cache_dir
+from camopd_jax.models.export import tensors
 from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
 from camopd_jax.student import Student, Teacher
 from camopd_jax.types import Params, System
@@ -33,10 +35,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     clock = time.monotonic()
     print(_header(config, workdir), flush=True)
     read = inputs.read(config)
-    print("\n".join(f"  {line}" for line in read.statistics), flush=True)
+    models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
+    preflight.check_models(workdir, models)
+    print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_config(workdir, config, {n: [m.source, m.fingerprint] for n, m in read.models.items()})
+    metrics.write_config(workdir, config, models)
 
     student = Student(read.engine, read.base)
     teachers = {n: student.given(m, read.models["general"], config.seed) for n, m in read.models.items()}
@@ -224,6 +228,17 @@ def _report(read: Inputs, workdir: Path, models: dict[str, dict[str, suite.Measu
     plots.mkdir(exist_ok=True)
     summary.plot_recovery(plots / "recovery.png", steps, short, list(read.branches))
     summary.plot_gaps(plots / "gaps.png", steps, list(read.branches))
+
+
+def _models(read: Inputs) -> list[str]:
+    """A line a model that was opened."""
+    lines = []
+    for name, model in read.models.items():
+        millions = sum(math.prod(shape) for *_, shape in tensors(model.cfg)) / 1e6
+        lines.append(
+            f"teachers.{name} {model.source}: {millions:,.1f} million weights, fingerprint {model.fingerprint}"
+        )
+    return lines
 
 
 def _header(config: ConfigDict, workdir: Path) -> str:

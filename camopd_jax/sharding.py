@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from camopd_jax.types import Params
 
@@ -32,8 +32,21 @@ def make_mesh(replica: int, fsdp: int, tensor: int) -> Mesh:
     Raises:
       ValueError: if the sizes do not multiply to the number of devices.
     """
+    sizes = _sizes(replica, fsdp, tensor, jax.device_count())
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def abstract_mesh(replica: int, fsdp: int, tensor: int, devices: int) -> AbstractMesh:
+    """The mesh that `make_mesh` would make of so many devices, none of which need be here.
+
+    Raises:
+      ValueError: as `make_mesh`.
+    """
+    return AbstractMesh(_sizes(replica, fsdp, tensor, devices), MESH_AXES)
+
+
+def _sizes(replica: int, fsdp: int, tensor: int, devices: int) -> tuple[int, ...]:
     sizes = [replica, fsdp, tensor]
-    devices = jax.device_count()
     if sizes.count(-1) == 1:
         known = int(np.prod([s for s in sizes if s != -1]))
         sizes[sizes.index(-1)] = devices // known if known > 0 else 0
@@ -42,12 +55,22 @@ def make_mesh(replica: int, fsdp: int, tensor: int) -> Mesh:
             f"mesh: replica={replica}, fsdp={fsdp}, tensor={tensor} do not multiply to the {devices} devices here "
             "(one of them may be -1: whatever is left)"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return tuple(sizes)
 
 
-def data_shards(mesh: Mesh) -> int:
+def data_shards(mesh: Mesh | AbstractMesh) -> int:
     """Over how many devices the rows of a batch are spread."""
     return int(np.prod([mesh.shape[a] for a in DATA_AXES]))
+
+
+def weight_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices a weight is spread that is gathered before it is used."""
+    return mesh.shape["fsdp"]
+
+
+def tensor_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices heads, MLP and vocabulary are spread, and computed."""
+    return mesh.shape["tensor"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -59,7 +82,7 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXES))
 
 
-def param_shardings(mesh: Mesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:
+def param_shardings(mesh: Mesh | AbstractMesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:
     """The sharding of each parameter, from its logical axes (`axes`, by the parameter's own name).
 
     Raises:

@@ -2,6 +2,7 @@
 
     python bin/train.py --config=configs/medical.py           small: SmolLM2-135M, under 20 minutes on 2 CPU cores
     python bin/train.py --config=configs/medical.py:tiny      random weights, about a minute: does it run here?
+    ...                --config=configs/medical.py:three      the same with a third teacher: how to add a branch
     ...                --config=configs/medical.py:qwen3_0p6b Qwen3-0.6B with adapters, for one GPU or TPU v5e-1
     ...                --config=configs/medical.py:paper      the paper's scale: Qwen3-8B, II-Medical-8B, 120 steps
 
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(preset: str = "small") -> ConfigDict:
-    presets = {"small": lambda c: None, "tiny": _tiny, "qwen3_0p6b": _qwen3_0p6b, "paper": _paper}
+    presets = {"small": lambda c: None, "tiny": _tiny, "three": _three, "qwen3_0p6b": _qwen3_0p6b, "paper": _paper}
     if preset not in presets:
         raise ValueError(f"configs/medical.py:{preset}: allowed presets are {', '.join(presets)}")
     c = ConfigDict()
@@ -149,6 +150,17 @@ def _tiny(c: ConfigDict) -> None:
     c.eval.max_domain_tokens = 8
 
 
+def _three(c: ConfigDict) -> None:
+    """A third branch: its teacher, prompts, demand, rho and scale, and its place in the cycle."""
+    _tiny(c)
+    c.teachers.second = "random:llama:1"
+    c.data.second = ConfigDict({"source": "builtin:icd10", "count": 32, "heldout": ""})
+    c.camopd.demand.second = "positive"
+    c.camopd.rho.second = 0.6
+    c.camopd.scale.second = 1.5
+    c.camopd.cycle = ("general", "general", "domain", "second")
+
+
 def _qwen3_0p6b(c: ConfigDict) -> None:
     c.teachers.general = "hf:Qwen/Qwen3-0.6B"
     c.chat.thinking = "off"
@@ -176,7 +188,7 @@ def _qwen3_0p6b(c: ConfigDict) -> None:
     c.eval.prompts = 64
     c.eval.general_prompts = 84
     c.eval.domain_prompts = 400
-    c.eval.batch_size = 100
+    c.eval.batch_size = 64
     c.eval.max_new_tokens = 384
     c.eval.max_instruction_tokens = 256
     c.eval.max_domain_tokens = 64
@@ -203,8 +215,7 @@ def _paper(c: ConfigDict) -> None:
     c.micro.width = 36864
     c.micro.slots = 32768
     c.micro.logit_chunk = 512
-    c.mesh.replica = 1
-    c.mesh.fsdp = -1
+    c.mesh.tensor = 8  # a key-value head each; further groups of 8 devices hold copies
     c.checkpoint.every = 10
     c.eval.every = 20
     c.eval.prompts = 64

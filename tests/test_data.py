@@ -136,7 +136,8 @@ def test_a_conversation_becomes_a_prompt_that_ends_with_the_user(tmp_path):
     assert [p.messages for p in found] == [talk("a", "b", "c"), talk("e"), talk("g"), talk("i")]
     assert [p.answer for p in found] == ["d", "given", "h", ""]
     assert [p.id for p in found] == ["x.jsonl:1", "7", "x.jsonl:3", "x.jsonl:4"]
-    assert [p.checks for p in found] == [check, [], [], []]
+    equals = [[{"kind": "answer", "text": text}] for text in ("given", "h")]
+    assert [p.checks for p in found] == [check, *equals, []]
 
 
 def test_the_held_out_share_is_the_smallest_hashes_and_what_is_equal_comes_once(tmp_path):
@@ -237,6 +238,10 @@ def test_what_is_held_out_is_not_imitated(tmp_path):
     taught = [p.messages for p in conversations(source, share=0.4).prompts]
     assert len(held) == 16 and {len(m) for m in held} == {1, 3}
     assert not [m for m in held if m in taught]
+    opening = [m[:1] for m in held if len(m) == 3]  # nor are the earlier turns of a held-out conversation
+    assert opening and not [
+        p for p in conversations(source, share=0.4).prompts if p.messages in opening and p.answer == "yes"
+    ]
     assert all(p.messages in taught for p in prompts(source, "train", 0, share=0.4))
 
 

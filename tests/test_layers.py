@@ -20,7 +20,20 @@ LEVELS = (
     ("camopd", "distraction", "probias"),
 )
 SYSTEMS = LEVELS[-1]
-TOP = ("recover", "inputs", "student", "preflight", "summary", "plan", "cli")  # stand above all, the loop included
+# These stand above all, the loop included.
+TOP = (
+    "recover",
+    "inputs",
+    "student",
+    "preflight",
+    "summary",
+    "plan",
+    "dry_run",
+    "footprint",
+    "forecast",
+    "chips",
+    "cli",
+)
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
 

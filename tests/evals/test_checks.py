@@ -94,6 +94,7 @@ CASES = [
     ("answer", {"text": "Is it Straße 5?"}, "IS IT\nSTRASSE 5 !", True),
     ("answer", {"text": "Paris"}, "It is Paris.", False),
     ("answer", {"text": "1.5"}, "15", False),
+    ("answer", {"text": "..."}, "...", False),
     ("icd10_code", {"code": "E11.9"}, '"a" matches b: E11.9.', True),
     ("icd10_code", {"code": "E11.9"}, '"a" matches b: E11.8.', False),
     ("icd10_code", {"code": "E11.9"}, "E11.9", False),

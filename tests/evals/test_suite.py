@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from camopd_jax.data import Prompt
+from camopd_jax.engine import Policy
+from camopd_jax.evals import suite
 from camopd_jax.evals.suite import Measure, mean_of, ratio_interval
+from camopd_jax.types import Rollout
 
 
 def test_measure_by_hand():
@@ -89,6 +93,56 @@ def test_undefined_where_the_denominator_may_be_zero():
     assert ratio_interval(after, mean_of([0.0] * 40), None) is None
     assert ratio_interval(after, mean_of([0.0] * 39 + [1.0]), None) is None  # one item carries it all
     assert ratio_interval(after, start, mean_of([1.0] * 40)) is not None
+
+
+class FakeEngine:
+    """Answers everything with one text of two tokens, whose log-probabilities are the parameters."""
+
+    def sample(self, params, encoded, key, **shape):
+        n = len(encoded)
+        return Rollout(np.ones((n, 3), int), np.ones((n, 1), bool), np.ones((n, 2), bool), np.zeros((n, 2)))
+
+    def score(self, params, rollout):
+        return np.full(rollout.response_mask_BT.shape, params)
+
+    def texts(self, rollout):
+        return ['"a" matches b: E11.9.'] * len(rollout.tokens_BL)
+
+    def ended(self, rollout):
+        return np.ones(len(rollout.tokens_BL), bool)
+
+
+def test_checked_domains_are_scored_by_their_checks_and_others_by_the_distance_to_their_teacher():
+    def task(*prompts):
+        return suite.Task(list(prompts), [np.ones(1, np.int32) for _ in prompts], 1)
+
+    code, short = {"kind": "icd10_code", "code": "E11.9"}, {"kind": "max_words", "n": 2}
+    found = suite.Suite(
+        general=task(Prompt("g", []), Prompt("h", [])),
+        instructions=task(Prompt("i", [], checks=[short]), Prompt("j", [], checks=[{"kind": "quoted"}])),
+        domains={
+            "codes": task(Prompt("icd10-c", [], checks=[code]), Prompt("d", [], checks=[code | {"code": "E12"}])),
+            "law": task(Prompt("e", []), Prompt("f", [], checks=[short])),
+        },
+        batch_size=1,
+        seed=0,
+        temperature=1.0,
+    )
+    teachers = {name: Policy(FakeEngine(), lambda x=x: x) for name, x in [("general", -3.0), ("law", -1.5)]}
+    reference = found.reference(teachers["general"])
+    measures = found.run(Policy(FakeEngine(), lambda: -1.0), teachers, reference, is_general=False)
+    assert measures["instructions"].numerator.tolist() == [0.0, 1.0]
+    assert measures["codes"].numerator.tolist() == [1.0, 0.0]
+    assert {k: measures[k].value() for k in ("reverse_kl", "forward_kl", "law", "length", "eos_rate")} == {
+        "reverse_kl": 2.0,
+        "forward_kl": -2.0,
+        "law": 0.5,
+        "length": 2.0,
+        "eos_rate": 1.0,
+    }
+    assert {line.measure for line in found.lines()} == set(measures)
+    shown = {line.measure: (line.task, line.metric) for line in found.lines()}
+    assert (shown["codes"], shown["law"]) == (("codes", "exact_match"), ("law", "reverse_kl"))
 
 
 def test_a_row_of_the_log():

@@ -99,6 +99,16 @@ def test_logits_equal_a_plain_numpy_llama(name):
     np.testing.assert_allclose(logits, numpy_llama(params, CONFIGS[name], tokens), atol=2e-4, rtol=2e-4)
 
 
+def test_norms_are_float32_inside():
+    """256 squares of 1 to 2: summed in bfloat16, whose step there is up to 2, they would lose a per cent."""
+    x = jnp.linspace(1.0, 2.0, 256).astype(jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    np.testing.assert_array_equal(
+        decoder.rms_norm(x, jnp.ones(256, jnp.bfloat16), 0.0),
+        jnp.asarray(wide / np.sqrt(np.mean(wide**2)), jnp.bfloat16),
+    )
+
+
 def test_padding_and_packed_neighbours_change_nothing():
     _, model = build(TINY)
     first, second = draw_tokens(7, seed=2), draw_tokens(5, seed=3)
