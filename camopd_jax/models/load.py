@@ -75,23 +75,36 @@ def load_directory(directory: Path, source: str) -> Model:
         if not (directory / name).is_file():
             raise ValueError(f"model source {source}: {name} is missing there")
     try:
-        cfg = config_from_hf(json.loads((directory / "config.json").read_text()))
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        cfg = config_from_hf(_json(directory / "config.json"))
         where = _locate(directory)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"model source {source}: a file there is not JSON: {error}") from None
-    except (ValueError, OSError, SafetensorError) as error:
+        _check_tensors(cfg, where)
+        tokenizer = _tokenizer(directory)
+        stop_ids = _stop_ids(directory, tokenizer)
+    except (ValueError, OSError) as error:
         raise ValueError(f"model source {source}: {' '.join(str(error).split())}") from None
-    _check_tensors(cfg, where, source)
-    stop_ids = _stop_ids(directory, tokenizer)
-    if not stop_ids:
-        raise ValueError(f"model source {source}: neither tokenizer nor generation_config.json names an EOS token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
     files = sorted({file for file, _ in where.values()})
     # A commit of the hub names its content; a directory may change under the same name.
     content = [np.frombuffer(source.encode(), np.uint8)] if source.startswith("hf:") else map(_bytes, files)
     return Model(source, cfg, tokenizer, stop_ids, _digest(repr(cfg), *content), _reader(where))
+
+
+def _json(file: Path) -> dict:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} is {value!r:.40}; allowed is a JSON object")
+    return value
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(directory)
+    except Exception as error:  # KeyError, TypeError or a plain Exception, as what is wrong there has it
+        raise ValueError(f"the tokenizer cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _bytes(file: Path) -> np.ndarray:
@@ -108,29 +121,37 @@ def _digest(text: str, *arrays: np.ndarray) -> str:
 def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """File and shape of each tensor of a directory, one safetensors file or several."""
     index = directory / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+    files = ["model.safetensors"]
+    if index.is_file():
+        weight_map = _json(index).get("weight_map")
+        if not weight_map or not isinstance(weight_map, dict):
+            raise ValueError(f"{index.name} has no weight_map")
+        files = sorted({str(name) for name in weight_map.values()})
     where = {}
-    for name in files or ["model.safetensors"]:
-        if Path(name).name != name or not (directory / name).is_file():
+    for name in files:
+        if Path(name).name != name:
+            raise ValueError(f"{index.name} names {name}; allowed are files beside it")
+        if not (directory / name).is_file():
             raise ValueError(f"{name} is missing there")
-        with safe_open(directory / name, framework="numpy") as tensors:
-            where |= {t: (directory / name, tuple(tensors.get_slice(t).get_shape())) for t in tensors.keys()}
+        try:
+            with safe_open(directory / name, framework="numpy") as tensors:
+                where |= {t: (directory / name, tuple(tensors.get_slice(t).get_shape())) for t in tensors.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{name} is no whole safetensors file: {error}") from None
     return where
 
 
-def _check_tensors(cfg: DecoderConfig, where: dict, source: str) -> None:
+def _check_tensors(cfg: DecoderConfig, where: dict) -> None:
     expected = {tensor_name(name, layer): shape for name, layer, shape in export.tensors(cfg)}
     for name, shape in expected.items():
         if name not in where:
-            raise ValueError(f"model source {source}: tensor {name} is missing")
+            raise ValueError(f"tensor {name} is missing")
         if where[name][1] != shape:
-            raise ValueError(f"model source {source}: {name} is {where[name][1]}, expected {shape}")
+            raise ValueError(f"{name} is {where[name][1]}, expected {shape}")
     spare = {tensor_name("head", None)} if cfg.tied_head else set()  # some tied models store the head again
     unused = sorted(n for n in where.keys() - expected.keys() - spare if not n.endswith("rotary_emb.inv_freq"))
     if unused:
-        raise ValueError(
-            f"model source {source}: {len(unused)} tensors have no place in this architecture, for example {unused[0]}"
-        )
+        raise ValueError(f"{len(unused)} tensors have no place in this architecture, for example {unused[0]}")
 
 
 def _reader(where: dict[str, tuple[Path, tuple[int, ...]]]) -> Read:
@@ -146,7 +167,12 @@ def _reader(where: dict[str, tuple[Path, tuple[int, ...]]]) -> Read:
 def _stop_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The tokenizer's end-of-turn token, and what the generation config stops at."""
     file = directory / "generation_config.json"
-    listed = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    listed = [listed] if isinstance(listed, int) else listed or []
+    listed = _json(file).get("eos_token_id") if file.is_file() else None
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    for token in listed:
+        if not isinstance(token, int) or token < 0 or tokenizer.convert_ids_to_tokens(token) is None:
+            raise ValueError(f"generation_config.json: eos_token_id = {token!r} is no token of the tokenizer")
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if not own + listed:
+        raise ValueError("neither tokenizer nor generation_config.json names an EOS token")
     return tuple(dict.fromkeys(own + listed))

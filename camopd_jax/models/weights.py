@@ -48,6 +48,7 @@ def place(read: Read, shapes: Params, shardings: Params, dtype: Any) -> Params:
         one_at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
         for layer in range(shape.shape[0]):
             stacked = put(stacked, tensor(name, layer, shape.shape[1:], one_at), layer)
+            jax.block_until_ready(stacked)  # or reading would run ahead, and the host hold what waits
         return stacked
 
     return jax.tree_util.tree_map_with_path(parameter, shapes, shardings)
