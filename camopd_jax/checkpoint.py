@@ -11,9 +11,14 @@ from camopd_jax.types import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one run; a checkpoint's number is the updates done."""
+    """The checkpoints of one run; a checkpoint's number is the updates done.
 
-    def __init__(self, directory: Path, *, keep_last: int, keep_best: int, best_metric: str):
+    With `read_only` nothing there changes, not even what a run beside it is just saving.
+    """
+
+    def __init__(
+        self, directory: Path, *, keep_last: int, keep_best: int, best_metric: str, read_only: bool = False
+    ):  # fmt: skip
         def goodness(metrics):
             return -metrics[best_metric]
 
@@ -23,7 +28,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
             best_fn=goodness if keep_best else None,  # without it no metrics are written, and a restart forgets them
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 

@@ -120,7 +120,7 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     )
     objective = camopd.objective(tuple(config.camopd.weight_band))
     optimizer = make_optimizer(**config.optim, decay_steps=0)
-    with checkpoints_of(config, workdir) as checkpoints:
+    with checkpoints_of(config, workdir, read_only=False) as checkpoints:
         state = loop.run(
             system,
             _steps(config, engine, student, objective, optimizer, temperature=config.rollout.temperature),
@@ -133,12 +133,13 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     return state.params
 
 
-def checkpoints_of(config: ConfigDict, workdir: Path) -> Checkpoints:
+def checkpoints_of(config: ConfigDict, workdir: Path, read_only: bool) -> Checkpoints:
     """The checkpoints of a recovery."""
     keep_best = config.checkpoint.keep_best if config.eval.every else 0
     return Checkpoints(
-        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=keep_best, best_metric=BEST
-    )
+        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=keep_best, best_metric=BEST,
+        read_only=read_only,
+    )  # fmt: skip
 
 
 def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
@@ -148,20 +149,19 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
       ValueError: if the run did not keep the step.
     """
     config = ConfigDict(preflight.read_record(workdir)["config"])
-    preflight.check_config(config)
-    kept = preflight.saved_steps(workdir)
-    if not kept:
-        raise ValueError(f"{workdir} has kept no step yet; let the run go on to its first checkpoint")
-    if step not in (None, *kept):
-        raise ValueError(f"--step={step}: {workdir} has kept the steps {kept}")
-    models, engine = inputs.open_models(config)
-    student = Student(engine, inputs.base_of(config, models))
-    with checkpoints_of(config, workdir) as checkpoints:
+    with checkpoints_of(config, workdir, read_only=True) as checkpoints:
+        kept = checkpoints.steps()
+        if not kept:
+            raise ValueError(f"{workdir} has no finished checkpoint yet")
+        if step not in (None, *kept):
+            raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
+        models, engine = inputs.open_models(config)
+        student = Student(engine, inputs.base_of(config, models))
         optimizer = make_optimizer(**config.optim, decay_steps=0)
         steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
         state = checkpoints.restore(steps.abstract, step)
     student.export(out, state.params, dtype)
-    return step or max(kept)
+    return kept[-1] if step is None else step
 
 
 def _steps(

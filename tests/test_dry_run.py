@@ -132,7 +132,7 @@ def test_more_is_kept_where_less_is_recomputed():
 
 
 def test_the_formulas_are_near_what_xla_allocates():
-    cfg = DecoderConfig(2048, 256, 1024, 4, 4, 2, 64, 1e4, 1e-6, False, 4096, qk_norm=True)
+    cfg = DecoderConfig(2048, 256, 1024, 2, 4, 2, 64, 1e4, 1e-6, False, 4096, qk_norm=True)
     c = config("small", micro__rows=1, micro__width=2048, micro__slots=1024, rollout__max_prompt_tokens=256)
     s = footprint.Setup(c, sharding.abstract_mesh(1, 1, 1, 1), cfg, {"general": cfg, "domain": cfg})
     graph, shapes = decoder.split(cfg)
@@ -330,7 +330,9 @@ def start(tmp_path, *arguments):
     return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
 
 
-@pytest.mark.parametrize("preset, more", [("tiny", ()), ("paper", ("--devices=v5p-16",))])
+@pytest.mark.parametrize(
+    "preset, more", [("tiny", ()), ("three", ("--devices=l4-1",)), ("paper", ("--devices=v5p-16",))]
+)
 def test_the_command_ends_well_and_leaves_nothing(tmp_path, preset, more):
     done = start(tmp_path, f"--config=configs/medical.py:{preset}", "--dry_run", *more)
     assert done.returncode == 0, done.stderr

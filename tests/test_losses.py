@@ -33,6 +33,29 @@ def _plain_logp(hidden, head, labels, cotangent, temperature):
     return logp, d_hidden, d_head
 
 
+def test_known_tokens_by_hand():
+    logits = jnp.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
+    np.testing.assert_array_equal(losses.known_tokens(logits, 2), [[0, 1, -np.inf], [3, 4, -np.inf]])
+    for all_of_them in (None, 3, 4):
+        assert losses.known_tokens(logits, all_of_them) is logits
+
+
+def test_rows_that_pad_the_embedding_change_neither_log_probs_nor_gradients():
+    hidden, head, labels, cotangent = _case()
+
+    def total(hidden, head, vocab):
+        return jnp.sum(cotangent * losses.chunked_logp(hidden, head, labels, 0.7, 3, vocab))
+
+    padded = jnp.concatenate([head, 100 * jnp.ones((4, head.shape[1]))])
+    value, (d_hidden, d_head) = jax.value_and_grad(total, argnums=(0, 1))(hidden, padded, len(head))
+    expected, (expected_hidden, expected_head) = jax.value_and_grad(total, argnums=(0, 1))(hidden, head, None)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(d_hidden, expected_hidden, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(d_head[: len(head)], expected_head, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(d_head[len(head) :], 0)
+    assert np.all(np.isneginf(losses.chunked_logp(hidden, padded, labels * 0 + len(head), 0.7, 3, len(head))))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_chunked_logp_is_the_plain_loop(chunk, temperature):

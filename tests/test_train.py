@@ -78,6 +78,17 @@ def test_tiny_leaves_what_it_promises_within_90_seconds(undisturbed):
     assert "Traceback" not in output
 
 
+def test_the_newest_step_is_what_the_run_exported_and_another_one_is_not(undisturbed, tmp_path):
+    home, _, _ = undisturbed
+    for step, same in (("8", True), ("6", False)):
+        command = [sys.executable, "bin/export.py", home / "run", f"--out={tmp_path / step}", f"--step={step}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        ours, runs = (load_file(d / "model.safetensors") for d in (tmp_path / step, home / "run" / "export"))
+        assert ours.keys() == runs.keys()
+        assert all(np.array_equal(ours[name], runs[name]) for name in ours) == same
+
+
 def test_a_second_run_reuses_teacher_and_evaluations_and_agrees(undisturbed, tmp_path):
     home, _, _ = undisturbed
     code, output = finish(start(tmp_path / "run", home / "cache"))

@@ -47,8 +47,8 @@ def place(read: Read, shapes: Params, shardings: Params, dtype: Any) -> Params:
         put, stacked = _stack(at, shape.shape, jnp.dtype(dtype))
         one_at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
         for layer in range(shape.shape[0]):
-            one = jax.block_until_ready(tensor(name, layer, shape.shape[1:], one_at))  # or reading would run ahead
-            stacked = put(stacked, one, layer)
+            stacked = put(stacked, tensor(name, layer, shape.shape[1:], one_at), layer)
+            jax.block_until_ready(stacked)  # or reading would run ahead, and the host hold what waits
         return stacked
 
     return jax.tree_util.tree_map_with_path(parameter, shapes, shardings)
