@@ -59,8 +59,7 @@ def _all_logp(params, tokens_L):
     graph, _ = decoder.split(TINY)
     model = nnx.merge(graph, params)
     length = len(tokens_L)
-    mask = np.tril(np.ones((1, length, length), bool))
-    hidden, _ = model(tokens_L[None], np.arange(length)[None], mask)
+    hidden, _ = model(tokens_L[None], np.arange(length)[None], np.ones((1, length), np.int32))
     logp_LV = jax.nn.log_softmax(hidden[0] @ params["embed"].T / TAU, axis=-1)
     return logp_LV[np.arange(length - 1), tokens_L[1:]]
 
