@@ -23,19 +23,22 @@ def main(argv: list[str]) -> int:
             raise ValueError("give one run or model source: python bin/export.py SOURCE_OR_RUN --out=DIR, see --help")
         if values.out is None:
             raise ValueError("--out is missing: the directory to write")
-        out = Path(values.out)
+        out = Path(values.out).expanduser()
         if out.exists():
             raise ValueError(f"--out={out}: is there already; give another name")
 
-        from camopd_jax import recover
+        from camopd_jax import preflight, recover
         from camopd_jax.models import export, load
 
+        preflight.check_writable(f"--out={out}", out)
         if (Path(rest[0]) / "config.json").is_file() and (Path(rest[0]) / "checkpoints").is_dir():
             step = recover.export_step(Path(rest[0]), values.step, out, values.dtype)
             print(f"step {step} of {rest[0]} is in {out}")
             return
         if values.step is not None:
             raise ValueError(f"--step={values.step}: {rest[0]} is not the workdir of a run")
+        if ":" not in rest[0]:
+            raise ValueError(f"{rest[0]} is neither a workdir with config.json and checkpoints nor a model source")
         model = load.load(rest[0])
         export.save_directory(out, model.cfg, model.read, model.tokenizer, stop_ids=model.stop_ids, dtype=values.dtype)
         print(f"{model.source} is in {out}")

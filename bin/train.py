@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
         config = values.config
         if config is None:
             raise ValueError("--config is missing: for example --config=configs/medical.py")
+        if not (hasattr(config, "name") and hasattr(config, "preset")):
+            raise ValueError("--config: get_config() must return an ml_collections.ConfigDict with name and preset")
         if values.devices is not None and not values.dry_run:
             raise ValueError(f"--devices={values.devices}: allowed with --dry_run; a run takes what is here")
         if values.dry_run:
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
 
             print(dry_run.page(config, values.devices))
             return
-        workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}")
+        workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 
         from camopd_jax import recover  # slow: not before the arguments are known to be right
 

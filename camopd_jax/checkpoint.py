@@ -46,9 +46,19 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """A checkpoint (None: the newest), onto the shardings of `abstract` (a state of ShapeDtypeStructs)."""
-        target = _plain(abstract)
-        got = self._manager.restore(self.latest() if step is None else step, args=ocp.args.StandardRestore(target))
+        """A checkpoint (None: the newest), onto the shardings of `abstract` (a state of ShapeDtypeStructs).
+
+        Raises:
+          ValueError: if it is damaged, or of another model or optimiser.
+        """
+        step = self.latest() if step is None else step
+        try:
+            got = self._manager.restore(step, args=ocp.args.StandardRestore(_plain(abstract)))
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read; delete it, and the run goes on "
+                f"from the one before ({' '.join(str(error).split())[:200]})"
+            ) from error
         return abstract.replace(**got | {"key": jax.random.wrap_key_data(got["key"])})
 
     def wait(self) -> None:

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -28,8 +29,10 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
     debug = "--debug" in argv
     try:
         rest = values(argv)[1:]
-    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, OSError, SyntaxError, ImportError) as error:
+    except flags.Error as error:
         return _fail(error, 2, debug)
+    except Exception as error:  # a config file is a program of the user's: it can raise anything
+        return _fail(error, 2, debug, "--config: ")
     try:
         run(rest)
         return 0
@@ -45,21 +48,28 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
         if isinstance(error, loop.Interrupted):
             print(f"{error}. The same command goes on from there.", flush=True)
             return 128 + error.signum
+        if "Unable to initialize backend" in str(error):  # a plain RuntimeError of JAX
+            return _fail(error, 2, debug)
         if debug or type(error).__name__ != "JaxRuntimeError":
             raise
         return _fail(error, 1, debug)
 
 
-def _fail(error: Exception, code: int, debug: bool) -> int:
+def _fail(error: Exception, code: int, debug: bool, where: str = "") -> int:
     if debug:
         raise error
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    print(f"error: {where}{one_line(error)}", file=sys.stderr)
     return code
 
 
 def one_line(error: Exception) -> str:
-    """The message alone: the config library wraps an error of a config file in the text of a traceback."""
+    """The message alone: the config library wraps the errors of a config file, some in the text of a traceback."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "Traceback" in text:
         text = text.rstrip().rpartition("\n")[2].partition("Error: ")[2] or text
-    return " ".join(text.split())
+    if isinstance(error, KeyError) and re.fullmatch(r"'\w+'", text):
+        text = f"there is no key {text}"
+    text = text.rpartition("earlier failure to load:")[2].rpartition("Attempted [Relative path]:")[2]
+    return " ".join(text.replace("\\n", " ").replace("\\'", "'").split())

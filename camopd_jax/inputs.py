@@ -11,7 +11,7 @@ from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Chat, Encoded
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.evals import checks, suite
-from camopd_jax.models import load
+from camopd_jax.models import decoder, load
 from camopd_jax.models.decoder import Lora
 from camopd_jax.models.load import Model
 from camopd_jax.packing import PackShape
@@ -48,18 +48,24 @@ class Inputs:
 
 
 def read(config: ConfigDict) -> Inputs:
-    """Open models, data and mesh.
+    """Open models, data and mesh; what is cheap to check comes before data are read, and those before models.
 
     Raises:
       ValueError: naming what is wrong, where, and what is allowed.
     """
     names = preflight.branches(config)
+    _mesh(config)
+    for source in _sources(config).values():
+        load.check(source)
+    loaded = _load(config, names)
     models, engine = open_models(config)
-    reader = _Reader(config, engine)
-    branches = {name: reader.branch(name, number) for number, name in enumerate(names)}
-    specialise = next((n for n in names if n not in models), None)
-    examples = reader.examples(specialise) if specialise else None
-    return Inputs(config, engine, models, branches, reader.suite(names), examples, reader.statistics)
+    encoder = _Encoder(config, engine)
+    branches = {
+        name: encoder.branch(name, number, loaded.train[name], loaded.heldout[name])
+        for number, name in enumerate(names)
+    }
+    examples = encoder.examples(loaded.examples) if loaded.examples else None
+    return Inputs(config, engine, models, branches, encoder.suite(loaded), examples, encoder.statistics)
 
 
 def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
@@ -68,14 +74,43 @@ def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
     Raises:
       ValueError: if a model cannot be read, the mesh does not fit, or the models do not share their tokens.
     """
-    mesh = sharding.make_mesh(**config.mesh)
-    preflight.check_devices(config, sharding.data_shards(mesh))
-    sources = {n: config.teachers[n] for n in preflight.branches(config) if config.teachers[n] != preflight.SPECIALISE}
+    mesh, sources = _mesh(config), _sources(config)
+    for source in sources.values():
+        load.check(source)
     opened = {source: load.load(source) for source in dict.fromkeys(sources.values())}
     models = {name: opened[source] for name, source in sources.items()}
+    for name, model in models.items():
+        _check_architecture(config, mesh, name, model)
     engine = _engine(config, mesh, base_of(config, models))
     _same_tokens(models, engine)
     return models, engine
+
+
+def _mesh(config: ConfigDict):
+    mesh = sharding.make_mesh(**config.mesh)
+    preflight.check_devices(config, sharding.data_shards(mesh))
+    return mesh
+
+
+def _sources(config: ConfigDict) -> dict[str, str]:
+    """The model sources that are given, by branch."""
+    return {n: config.teachers[n] for n in preflight.branches(config) if config.teachers[n] != preflight.SPECIALISE}
+
+
+def _check_architecture(config: ConfigDict, mesh, name: str, model: Model) -> None:
+    """That a model lies on the mesh and takes the longest prompt and response: teachers score what the student says."""
+    where = f"config.teachers.{name} = {model.source!r}"
+    try:
+        sharding.param_shardings(mesh, decoder.split(model.cfg)[1], decoder.AXES)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    e, rollout = config.eval, config.rollout
+    answer = max(rollout.max_new_tokens, e.max_new_tokens, e.max_domain_tokens, e.max_instruction_tokens)
+    if rollout.max_prompt_tokens + answer > model.cfg.max_positions:
+        raise ValueError(
+            f"{where}: it was made for {model.cfg.max_positions} tokens; rollout.max_prompt_tokens "
+            f"({rollout.max_prompt_tokens}) and the longest response ({answer}) are more"
+        )
 
 
 def base_of(config: ConfigDict, models: dict[str, Model]) -> Model:
@@ -90,14 +125,10 @@ def _engine(config: ConfigDict, mesh, model: Model) -> Engine:
             f"model source {model.source}: the tokenizer has ids up to {tokens - 1}, the embedding "
             f"{model.cfg.vocab_size} rows"
         )
-    longest = max(
-        config.rollout.max_prompt_tokens + config.rollout.max_new_tokens,
-        config.rollout.max_prompt_tokens + config.eval.max_new_tokens,
-    )
-    if longest > model.cfg.max_positions:
+    if not model.tokenizer.chat_template:
         raise ValueError(
-            f"config.rollout: prompt and response may have {longest} tokens, {model.source} was made for "
-            f"{model.cfg.max_positions}"
+            f"model source {model.source}: its tokenizer has no chat template; take the model's chat version, or add a "
+            "chat_template.jinja"
         )
     cfg = model.cfg
     if config.lora.rank:
@@ -126,8 +157,68 @@ def _same_tokens(models: dict[str, Model], engine: Engine) -> None:
             )
 
 
-class _Reader:
-    """Reads prompts as the config says, and keeps what is to be told of them."""
+@dataclass(frozen=True)
+class _Loaded:
+    """What the data sources hold, before a tokenizer sees it."""
+
+    train: dict[str, data.Loaded]  # by branch
+    heldout: dict[str, data.Loaded]  # of the short evaluations, by branch
+    examples: data.Loaded | None  # of the specialisation
+    general: data.Loaded  # of the full evaluation, as those below
+    instructions: data.Loaded
+    domains: dict[str, data.Loaded]  # by branch
+
+
+def _load(config: ConfigDict, names: Sequence[str]) -> _Loaded:
+    e = config.eval
+
+    def load(source: str, split: str, share: float, *, count: int, at_most: bool, seed: int) -> data.Loaded:
+        candidates = config.icd10.candidates
+        return data.load_prompts(
+            source, split, count=count, at_most=at_most, candidates=candidates, seed=seed, heldout_share=share
+        )
+
+    def train(branch: str) -> data.Loaded:
+        d = config.data[branch]
+        share = 0.0 if d.heldout else config.data.heldout_share
+        return load(d.source, "train", share, count=d.count, at_most=False, seed=config.seed + 1000)
+
+    def heldout(branch: str, *, count: int, seed: int) -> data.Loaded:
+        """At most `count` held-out prompts of a branch: of a source of their own, or a share of the branch's."""
+        d = config.data[branch]
+        if d.heldout:
+            return load(d.heldout, "train", 0.0, count=count, at_most=True, seed=seed)
+        return load(d.source, "heldout", config.data.heldout_share, count=count, at_most=True, seed=seed)
+
+    made = next((n for n in names if config.teachers[n] == preflight.SPECIALISE), None)
+    loaded = _Loaded(
+        train={name: train(name) for name in names},
+        heldout={name: heldout(name, count=e.prompts, seed=config.seed + 1000) for name in names},
+        examples=_load_examples(config, made) if made else None,
+        general=heldout("general", count=e.general_prompts, seed=e.seed),
+        instructions=load("builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed),
+        domains={name: heldout(name, count=e.domain_prompts, seed=e.seed) for name in names if name != "general"},
+    )
+    for prompts in (loaded.general, *loaded.domains.values()):
+        for prompt in prompts.prompts:
+            _check_checks(prompt)
+    return loaded
+
+
+def _load_examples(config: ConfigDict, branch: str) -> data.Loaded:
+    """The conversations of the specialisation: `specialise.source`, or the branch's own source."""
+    s = config.specialise
+    source = s.source or config.data[branch].source
+    own_heldout = s.source or config.data[branch].heldout
+    return data.load_conversations(
+        source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
+        candidates=config.icd10.candidates, seed=s.seed,
+        heldout_share=0.0 if own_heldout else config.data.heldout_share,
+    )  # fmt: skip
+
+
+class _Encoder:
+    """Turns prompts into tokens as the config says, and keeps what is to be told of them."""
 
     def __init__(self, config: ConfigDict, engine: Engine):
         self._config, self._engine = config, engine
@@ -143,49 +234,21 @@ class _Reader:
         self.statistics.append(encoded.statistics.describe(key))
         return encoded
 
-    def _load(self, source: str, split: str, share: float, *, count: int, at_most: bool, seed: int) -> data.Loaded:
-        candidates = self._config.icd10.candidates
-        return data.load_prompts(
-            source, split, count=count, at_most=at_most, candidates=candidates, seed=seed, heldout_share=share
-        )
-
-    def _heldout(self, branch: str, *, count: int, seed: int) -> data.Loaded:
-        """At most `count` held-out prompts of a branch: of a source of their own, or a share of the branch's."""
-        d = self._config.data[branch]
-        if d.heldout:
-            return self._load(d.heldout, "train", 0.0, count=count, at_most=True, seed=seed)
-        share = self._config.data.heldout_share
-        return self._load(d.source, "heldout", share, count=count, at_most=True, seed=seed)
-
-    def branch(self, name: str, number: int) -> Branch:
+    def branch(self, name: str, number: int, train: data.Loaded, heldout: data.Loaded) -> Branch:
         config = self._config
-        d, seed = config.data[name], config.seed + 1000
-        share = 0.0 if d.heldout else config.data.heldout_share
-        train = self._encode(
-            f"data.{name}", self._load(d.source, "train", share, count=d.count, at_most=False, seed=seed)
-        )
-        held = self._encode(f"data.{name}", self._heldout(name, count=config.eval.prompts, seed=seed))
+        encoded, held = (self._encode(f"data.{name}", loaded) for loaded in (train, heldout))
         return Branch(
             name=name,
             number=number,
-            prompts=train.tokens,
-            prompt_ids=[p.id for p in train.prompts],
+            prompts=encoded.tokens,
+            prompt_ids=[p.id for p in encoded.prompts],
             heldout=held.tokens,
             demand=config.camopd.demand[name],
             rho=config.camopd.rho[name],
             scale=config.camopd.scale[name],
         )
 
-    def examples(self, branch: str) -> Examples:
-        """The conversations of the specialisation: `specialise.source`, or the branch's own source."""
-        config, s = self._config, self._config.specialise
-        source = s.source or config.data[branch].source
-        own_heldout = s.source or config.data[branch].heldout
-        loaded = data.load_conversations(
-            source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
-            candidates=config.icd10.candidates, seed=s.seed,
-            heldout_share=0.0 if own_heldout else config.data.heldout_share,
-        )  # fmt: skip
+    def examples(self, loaded: data.Loaded) -> Examples:
         encoded = self._encode("specialise", loaded)
         answers = chat.encode_answers(self._engine.tokenizer, encoded.prompts, self._engine.stop_ids[0])
         self._check_lengths(encoded, answers)
@@ -200,26 +263,17 @@ class _Reader:
                     f"allowed are config.micro.width = {width} together and config.micro.slots = {slots} of answer"
                 )
 
-    def suite(self, names: Sequence[str]) -> suite.Suite:
+    def suite(self, loaded: _Loaded) -> suite.Suite:
         e = self._config.eval
 
-        def task(key, loaded, max_new_tokens):
-            encoded = self._encode(f"eval.{key}", loaded)
-            for prompt in encoded.prompts:
-                _check_checks(prompt)
+        def task(key, prompts, max_new_tokens):
+            encoded = self._encode(f"eval.{key}", prompts)
             return suite.Task(encoded.prompts, encoded.tokens, max_new_tokens)
 
-        instructions = self._load(
-            "builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed
-        )
-        general = self._heldout("general", count=e.general_prompts, seed=e.seed)
-        domains = {
-            name: self._heldout(name, count=e.domain_prompts, seed=e.seed) for name in names if name != "general"
-        }
         return suite.Suite(
-            general=task("general_prompts", general, e.max_new_tokens),
-            instructions=task("instructions", instructions, e.max_instruction_tokens),
-            domains={name: task("domain_prompts", loaded, e.max_domain_tokens) for name, loaded in domains.items()},
+            general=task("general_prompts", loaded.general, e.max_new_tokens),
+            instructions=task("instructions", loaded.instructions, e.max_instruction_tokens),
+            domains={n: task("domain_prompts", prompts, e.max_domain_tokens) for n, prompts in loaded.domains.items()},
             batch_size=e.batch_size,
             seed=e.seed,
             temperature=self._config.rollout.temperature,

@@ -1,8 +1,10 @@
 """Checks of a config before anything is loaded or computed: one line says what is wrong and what is allowed."""
 
+import difflib
+import functools
 import json
 import math
-import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from ml_collections import ConfigDict
 
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.models.decoder import REMAT, TARGETS
+from camopd_jax.sharding import MESH_AXES
 
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
@@ -20,6 +23,8 @@ MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  #
 # What a run that goes on may change; every other key shapes the updates that it has made already.
 MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.", "rollout.rows_at_once")
 
+CHECKPOINT_FILES = ("_METADATA", "manifest.ocdbt")  # that a checkpoint of Orbax cannot be read without
+
 
 def branches(config: ConfigDict) -> tuple[str, ...]:
     """The names of the branches: a teacher each, the general one first."""
@@ -27,58 +32,64 @@ def branches(config: ConfigDict) -> tuple[str, ...]:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Validate every value of a recovery config.
+    """Validate every value of a recovery config, and that it has all keys and no others.
 
     Raises:
       ValueError: naming the key, its value and what is allowed.
     """
+    known = set()
 
     def need(key: str, test: Callable[[Any], bool], allowed: str) -> None:
-        value = config
-        for part in key.split("."):
-            if not isinstance(value, ConfigDict) or part not in value:
-                raise ValueError(f"config.{key} is missing: allowed is {allowed}")
-            value = value[part]
-        if not test(value):
+        known.add(key)
+        if not _has(config, key):
+            raise ValueError(f"config.{key} is missing: allowed is {allowed}")
+        value = functools.reduce(lambda section, part: section[part], key.split("."), config)
+        try:
+            good = test(value)
+        except TypeError:  # of another type than those that can be compared
+            good = False
+        if not good:
             raise ValueError(f"config.{key} = {value!r}: allowed is {allowed}")
+
+    def whole(*keys: str, least: int = 1) -> None:
+        for key in keys:
+            need(key, lambda v: type(v) is int and v >= least, f"a whole number, {least} or more")
 
     def positive(*keys: str) -> None:
         for key in keys:
             need(key, lambda v: math.isfinite(v) and v > 0, "a number above 0")
 
-    def natural(*keys: str) -> None:
+    def text(*keys: str) -> None:
         for key in keys:
-            need(key, lambda v: math.isfinite(v) and v >= 0, "0 or more")
+            need(key, lambda v: isinstance(v, str), "text")
 
     def one_of(key: str, allowed) -> None:
         need(key, lambda v: v in allowed, " or ".join(map(repr, allowed)))
 
+    if not _has(config, "teachers.general"):
+        raise ValueError("config.teachers.general is missing: allowed is a model source")
     names = branches(config)
     _check_branches(config, names)
-    positive("steps", "specialise.steps", "specialise.batch_size", "specialise.checkpoint_every")
+    text("name", "preset", "chat.system", "specialise.source", *(f"teachers.{name}" for name in names))
+    whole("steps", "specialise.steps", "specialise.batch_size", "specialise.checkpoint_every")
     for stage in ("optim", "specialise.optim"):
         positive(f"{stage}.learning_rate", f"{stage}.eps", f"{stage}.clip_norm")
-        natural(f"{stage}.warmup_steps", f"{stage}.weight_decay")
+        whole(f"{stage}.warmup_steps", least=0)
+        need(f"{stage}.weight_decay", lambda v: math.isfinite(v) and v >= 0, "0 or more")
         one_of(f"{stage}.name", ("adamw", "sgd"))
         for beta in ("b1", "b2"):
             need(f"{stage}.{beta}", lambda v: 0 <= v < 1, "at least 0 and below 1")
-    positive(
-        "rollout.batch_size",
-        "rollout.rows_at_once",
-        "rollout.max_prompt_tokens",
-        "rollout.max_new_tokens",
-        "rollout.temperature",
-    )
-    positive("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk")
-    positive("checkpoint.every", "checkpoint.keep_last", "eval.batch_size", "eval.max_new_tokens")
-    positive("eval.max_domain_tokens", "eval.max_instruction_tokens", "lora.alpha")
-    natural("seed", "specialise.seed", "specialise.count", "checkpoint.keep_best", "eval.every", "eval.seed")
-    natural("lora.rank")
-    for key in ("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "eval.instructions"):
-        need(key, lambda v: v >= 2, "2 or more")
+    whole("rollout.batch_size", "rollout.rows_at_once", "rollout.max_prompt_tokens", "rollout.max_new_tokens")
+    positive("rollout.temperature", "lora.alpha")
+    whole("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk", "checkpoint.every", "checkpoint.keep_last")
+    whole("eval.batch_size", "eval.max_new_tokens", "eval.max_domain_tokens", "eval.max_instruction_tokens")
+    whole("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "eval.instructions", least=2)
+    whole("seed", "specialise.seed", "specialise.count", "checkpoint.keep_best", "eval.every", "eval.seed", least=0)
+    whole("lora.rank", least=0)
+    whole(*(f"mesh.{axis}" for axis in MESH_AXES), least=-1)
     need("eval.interpolation", lambda v: 0 <= v <= 1, "between 0 and 1")
     need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
-    need("icd10.candidates", lambda v: 2 <= v <= 10, "2 to 10")
+    need("icd10.candidates", lambda v: type(v) is int and 2 <= v <= 10, "2 to 10")
     need("lora.targets", lambda v: len(v) > 0 and set(v) <= set(TARGETS), f"a non-empty tuple out of {TARGETS}")
     one_of("micro.remat", tuple(REMAT))
     one_of("precision", PRECISIONS)
@@ -92,16 +103,30 @@ def check_config(config: ConfigDict) -> None:
         one_of(f"camopd.demand.{branch}", tuple(DEMANDS))
         need(f"camopd.rho.{branch}", lambda v: 0 < v <= 1, "above 0 and at most 1")
         positive(f"camopd.scale.{branch}")
-        need(f"data.{branch}.source", lambda v: bool(v), "a data source such as 'path:FILE.jsonl'")
-        natural(f"data.{branch}.count")
-        if config.data[branch].source == "builtin:icd10":
-            positive(f"data.{branch}.count")
+        need(f"data.{branch}.source", lambda v: isinstance(v, str) and v, "a data source such as 'path:FILE.jsonl'")
+        text(f"data.{branch}.heldout")
+        whole(f"data.{branch}.count", least=int(config.data[branch].source == "builtin:icd10"))
+    _check_no_others(config, known)
     _check_lengths(config)
 
 
+def _check_no_others(config: ConfigDict, known: set[str]) -> None:
+    for key, _ in _flat(config.to_dict()):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            meant = f"; did you mean config.{near[0]}?" if near else ""
+            raise ValueError(f"config.{key}: there is no such key{meant}")
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(config, ConfigDict) or part not in config:
+            return False
+        config = config[part]
+    return True
+
+
 def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
-    if "general" not in config.teachers:
-        raise ValueError("config.teachers.general is missing: allowed is a model source")
     if config.teachers.general == SPECIALISE:
         raise ValueError(
             "config.teachers.general = 'specialise': allowed is a model source; a run makes domain teachers"
@@ -115,8 +140,7 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
                 f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})"
             )
         for part in ("data", "camopd.demand", "camopd.rho", "camopd.scale"):
-            section = config.data if part == "data" else config.camopd[part.split(".")[1]]
-            if name not in section:
+            if not _has(config, f"{part}.{name}"):
                 raise ValueError(f"config.{part}.{name} is missing: teacher {name!r} needs it")
 
 
@@ -150,10 +174,10 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     Raises:
       ValueError: if it is no directory, cannot be written, or holds a run of another config.
     """
-    above = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ValueError(f"--workdir={workdir}: {above} is not a directory that can be written")
-    saved = _saved(workdir)
+    check_writable(f"--workdir={workdir}", workdir)
+    if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
+        raise ValueError(f"--workdir={workdir}: checkpoints is no directory there; give another --workdir")
+    saved = saved_steps(workdir)
     if not saved:
         return
     before = dict(_flat(read_record(workdir)["config"]))
@@ -164,16 +188,32 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
                 f"config.{key} = {now.get(key)!r}: the run in {workdir} was made with {before.get(key)!r}; set it "
                 "back, or give another --workdir"
             )
-    if config.steps < max(saved):
+    if config.steps < saved[-1]:
         raise ValueError(
-            f"config.steps = {config.steps}: the run in {workdir} has made {max(saved)} updates; allowed is that or "
+            f"config.steps = {config.steps}: the run in {workdir} has made {saved[-1]} updates; allowed is that or "
             "more, or another --workdir"
         )
+    newest = workdir / "checkpoints" / str(saved[-1])
+    if not all((newest / "default" / name).is_file() for name in CHECKPOINT_FILES):
+        raise ValueError(
+            f"--workdir={workdir}: the checkpoint {newest} is damaged; delete it, and the run goes on from the one "
+            "before, or give another --workdir"
+        )
+
+
+def check_writable(what: str, path: Path) -> None:
+    """Raise ValueError, which begins with `what`, unless a directory can be made there or written to."""
+    above = next(p for p in (path, *path.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(f"{what}: {above} is not a directory that can be written ({error.strerror})") from None
 
 
 def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
     """Raise ValueError if the run in a workdir was made with other models: source and fingerprint, by branch."""
-    if not _saved(workdir):
+    if not saved_steps(workdir):
         return
     before = read_record(workdir).get("models", {})
     for name, (source, fingerprint) in models.items():
@@ -185,9 +225,9 @@ def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
             )
 
 
-def _saved(workdir: Path) -> list[int]:
-    """The steps that a workdir has checkpoints of."""
-    return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps that a workdir has checkpoints of, in order."""
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
 
 
 def read_record(workdir: Path) -> dict:
@@ -201,9 +241,7 @@ def read_record(workdir: Path) -> dict:
         record = json.loads(path.read_text())
         return record | {"config": dict(record["config"])}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"--workdir={workdir}: config.json is no record of a run ({error}); give another one"
-        ) from None
+        raise ValueError(f"{workdir}: config.json is no record of a run ({error}); give another workdir") from None
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Do the whole run, or what is left of it; the workdir then holds what docs/method.md lists."""
     preflight.check_config(config)
     preflight.check_workdir(config, workdir)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    preflight.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
     clock = time.monotonic()
@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     read = inputs.read(config)
     models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
     preflight.check_models(workdir, models)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
     workdir.mkdir(parents=True, exist_ok=True)

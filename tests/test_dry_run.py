@@ -330,7 +330,9 @@ def start(tmp_path, *arguments):
     return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
 
 
-@pytest.mark.parametrize("preset, more", [("tiny", ()), ("paper", ("--devices=v5p-16",))])
+@pytest.mark.parametrize(
+    "preset, more", [("tiny", ()), ("three", ("--devices=l4-1",)), ("paper", ("--devices=v5p-16",))]
+)
 def test_the_command_ends_well_and_leaves_nothing(tmp_path, preset, more):
     done = start(tmp_path, f"--config=configs/medical.py:{preset}", "--dry_run", *more)
     assert done.returncode == 0, done.stderr

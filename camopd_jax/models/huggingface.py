@@ -142,14 +142,14 @@ def _refuse_what_is_not_computed(hf: dict, kind: str) -> None:
 
 
 def _integer(hf: dict, key: str) -> int:
-    if not isinstance(hf.get(key), int):
-        raise _refusal(key, hf.get(key), "a whole number")
+    if type(hf.get(key)) is not int or hf[key] < 1:
+        raise _refusal(key, hf.get(key), "a whole number above 0")
     return hf[key]
 
 
 def _kv_heads(hf: dict, kind: str, heads: int) -> int:
     kv_heads = hf.get("num_key_value_heads", KV_HEADS[kind]) or heads
-    if heads % kv_heads:
+    if type(kv_heads) is not int or kv_heads < 1 or heads % kv_heads:
         raise _refusal("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
     return kv_heads
 

@@ -46,10 +46,12 @@ def architecture(source: str) -> DecoderConfig:
     Raises:
       ValueError: if it is neither known nor on this machine.
     """
-    known = KNOWN.get(source.partition("@")[0] if source.startswith("hf:") else source)
+    scheme, _, rest = source.partition(":")
+    known = KNOWN.get(source.partition("@")[0] if scheme == "hf" else source)
     if known:
         return known
-    scheme, _, rest = source.partition(":")
+    if scheme == "random" and rest.startswith("llama:"):  # with another seed
+        return tiny.CONFIG
     if scheme == "gguf" and Path(rest).expanduser().is_file():
         from camopd_jax.models import gguf_file  # slow to import, as the others below
 
@@ -62,7 +64,7 @@ def architecture(source: str) -> DecoderConfig:
         )
     try:
         return config_from_hf(json.loads(header.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"model source {source}: {header.name}: {' '.join(str(error).split())}") from None
 
 
@@ -71,9 +73,9 @@ def _local_header(scheme: str, rest: str) -> Path | None:
     if scheme == "path":
         return Path(rest).expanduser() / "config.json"
     if scheme == "pypi":
-        from camopd_jax.models import conversion
+        from camopd_jax.models import conversion, gguf_file
 
-        return conversion.cache_dir() / "models" / f"{rest.replace('==', '-')}-v{conversion.VERSION}" / "config.json"
+        return conversion.cache_dir() / "models" / f"{rest.replace('==', '-')}-v{gguf_file.VERSION}" / "config.json"
     if scheme == "hf":
         from huggingface_hub import try_to_load_from_cache
 

