@@ -12,13 +12,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from camopd_jax.camopd.select import DEMANDS
+from camopd_jax.chat import LONG_PROMPTS, THINKING
 from camopd_jax.models.decoder import REMAT, TARGETS
 from camopd_jax.sharding import MESH_AXES
 
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
-LONG_PROMPTS = ("error", "drop", "cut")
-THINKING = ("template", "on", "off")
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 # What a run that goes on may change; every other key shapes the updates that it has made already.
 MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.", "rollout.rows_at_once")
@@ -134,6 +133,11 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
     made = [n for n in names if config.teachers[n] == SPECIALISE]
     if len(made) > 1:
         raise ValueError(f"config.teachers.{made[1]} = 'specialise': allowed for one teacher, and {made[0]} is it")
+    if made and config.get("student") not in ("general", made[0]):
+        raise ValueError(
+            f"config.student = {config.get('student')!r}: the run makes the teacher {made[0]!r} from the general one; "
+            f"allowed is 'general' or {made[0]!r}"
+        )
     for name in names:
         if name in MEASURES:
             raise ValueError(

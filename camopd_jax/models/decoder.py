@@ -98,8 +98,8 @@ class Block(nnx.Module):
     def __init__(self, cfg: DecoderConfig, rngs: nnx.Rngs):
         self.cfg = cfg
 
-        def weight(*shape, std=0.02):
-            return nnx.Param(nnx.initializers.normal(std)(rngs.params(), shape, jnp.float32))
+        def weight(*shape):
+            return nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape, jnp.float32))
 
         def ones(n):
             return nnx.Param(jnp.ones((n,), jnp.float32))
@@ -119,7 +119,7 @@ class Block(nnx.Module):
             self.q_bias, self.k_bias, self.v_bias = zeros(q_out), zeros(kv_out), zeros(kv_out)
         for target in cfg.lora.targets if cfg.lora else ():
             out, into = getattr(self, target).shape
-            setattr(self, f"{target}_lora_a", weight(cfg.lora.rank, into, std=into**-0.5))
+            setattr(self, f"{target}_lora_a", weight(cfg.lora.rank, into))  # lora.start has the values
             setattr(self, f"{target}_lora_b", zeros(out, cfg.lora.rank))
 
     def product(self, name: str, x: jax.Array) -> jax.Array:

@@ -81,10 +81,12 @@ def test_between_by_hand():
         np.testing.assert_array_equal(weights.between(first, second, alpha)("q", 0, WHOLE), np.full((2, 2), same))
 
 
-def test_between_bfloat16_models_is_computed_in_float32():
-    first, second = (lambda *_, x=x: np.full(1, x, jnp.bfloat16) for x in (1.0, 1.0078125))  # neighbours in bfloat16
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_between_models_of_16_bits_is_computed_in_float32(dtype):
+    step = float(jnp.finfo(dtype).eps)  # from 1 to its neighbour
+    first, second = (lambda *_, x=x: np.full(1, x, dtype) for x in (1.0, 1.0 + step))
     got = weights.between(first, second, 0.5)("norm", None, WHOLE)
-    assert got.dtype == np.float32 and got[0] == 1.00390625
+    assert got.dtype == np.float32 and got[0] == 1.0 + step / 2
 
 
 @pytest.mark.parametrize("on_mesh", [False, True])
