@@ -121,14 +121,16 @@ def forward_bytes(setup: Setup, rows: int, columns: int) -> float:
     """
     cfg, t, width, tokens = setup.student, setup.tensor, setup.width, rows * columns
     stream = tokens * cfg.width * (3 * width + 4)
-    return stream + max(_attention_bytes(setup, rows, columns, 1), tokens * 3 * cfg.mlp_width * width / t)
+    logits = 2 if columns <= BLOCK else 4
+    return stream + max(_attention_bytes(setup, rows, columns, 1, logits), tokens * 3 * cfg.mlp_width * width / t)
 
 
-def _attention_bytes(setup: Setup, rows: int, columns: int, copies: int) -> float:
+def _attention_bytes(setup: Setup, rows: int, columns: int, copies: int, logits: int) -> float:
+    """`copies` of queries, keys, values and their outcome, and as many float32 arrays of one block's `logits`."""
     cfg, width = setup.student, setup.width
     heads = 2 * (cfg.heads + cfg.kv_heads) * width + 2 * cfg.kv_heads * 4
-    block = rows * cfg.heads * min(BLOCK, columns) * columns * (2 if columns <= BLOCK else 4) * 4
-    return copies * (rows * columns * heads * cfg.head_dim + block) / setup.tensor
+    block = rows * cfg.heads * min(BLOCK, columns) * columns * 4
+    return (copies * rows * columns * heads * cfg.head_dim + logits * block) / setup.tensor
 
 
 def saved_bytes(setup: Setup, rows: int, columns: int, remat: str) -> float:
@@ -151,10 +153,14 @@ def saved_bytes(setup: Setup, rows: int, columns: int, remat: str) -> float:
 
 
 def backward_bytes(setup: Setup, rows: int, columns: int) -> float:
-    """Working set of one layer's backward pass: what its forward pass makes, and a gradient of each."""
+    """Working set of one layer's backward pass: what its forward pass makes, and a gradient of each.
+
+    XLA on CPU holds four arrays of a block's logits where the row is one block, and five where it goes block by block.
+    """
     cfg, t, width, tokens = setup.student, setup.tensor, setup.width, rows * columns
     mlp = 2 * tokens * 3 * cfg.mlp_width * width / t
-    return tokens * cfg.width * (6 * width + 8) + _attention_bytes(setup, rows, columns, 2) + mlp
+    logits = 4 if columns <= BLOCK else 5
+    return tokens * cfg.width * (6 * width + 8) + _attention_bytes(setup, rows, columns, 2, logits) + mlp
 
 
 def head_bytes(setup: Setup, slots: int) -> float:
