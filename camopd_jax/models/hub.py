@@ -105,8 +105,20 @@ def _lacking(directory: Path) -> str | None:
         return "*.safetensors"
     shards = set()
     for index in directory.glob("*.safetensors.index.json"):
-        shards |= set(json.loads(index.read_text())["weight_map"].values())
+        named = _weight_map(index)
+        if not named:
+            return f"weight_map in {index.name}"
+        shards |= set(named)
     return next((shard for shard in sorted(shards) if not (directory / shard).is_file()), None)
+
+
+def _weight_map(index: Path) -> list[str] | None:
+    """The files that an index names; None: it is damaged."""
+    try:
+        named = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or of another shape
+        return None
+    return named if all(isinstance(name, str) for name in named) else None
 
 
 def _unreachable(error: Exception) -> bool:

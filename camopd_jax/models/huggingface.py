@@ -20,6 +20,7 @@ HEAD_DIM = {"llama": None, "mistral": None, "qwen2": None, "qwen3": 128}
 KV_HEADS = {"llama": None, "mistral": 8, "qwen2": 32, "qwen3": 32}
 MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 SLIDING_WINDOW = {"mistral": 4096}
+LARGEST = 1e30  # a float32 holds it
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight",
@@ -52,8 +53,10 @@ def config_from_hf(hf: dict) -> DecoderConfig:
       ValueError: one line with the key, its value and what is supported, if a key is missing or asks for something
         that the decoder does not compute.
     """
+    if not isinstance(hf, dict):
+        raise ValueError(f"config.json is {hf!r:.40}; allowed is a JSON object")
     kind = hf.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise _refusal("model_type", kind, ", ".join(ARCHITECTURES))
     _refuse_what_is_not_computed(hf, kind)
     heads = _integer(hf, "num_attention_heads")
@@ -65,10 +68,10 @@ def config_from_hf(hf: dict) -> DecoderConfig:
         layers=_integer(hf, "num_hidden_layers"),
         heads=heads,
         kv_heads=_kv_heads(hf, kind, heads),
-        head_dim=hf.get("head_dim") or HEAD_DIM[kind] or _integer(hf, "hidden_size") // heads,
+        head_dim=_head_dim(hf, kind, heads),
         rope_theta=theta,
-        norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
-        tied_head=bool(hf.get("tie_word_embeddings", False)),
+        norm_eps=_number({"rms_norm_eps": 1e-6} | hf, "rms_norm_eps"),
+        tied_head=_tied_head(hf),
         max_positions=_max_positions(hf, kind),
         qk_norm=kind == "qwen3",
         qkv_bias=kind == "qwen2",
@@ -130,84 +133,126 @@ def _refuse_what_is_not_computed(hf: dict, kind: str) -> None:
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if hf.get(key):
             raise _refusal(key, hf[key], "dense models, without the key")
-    if any(layer != "full_attention" for layer in hf.get("layer_types") or ()):
-        raise _refusal("layer_types", sorted(set(hf["layer_types"])), "full_attention in every layer")
+    layers = hf.get("layer_types")
+    if layers is not None and not (isinstance(layers, list) and all(layer == "full_attention" for layer in layers)):
+        found = sorted(set(map(str, layers))) if isinstance(layers, list) else layers
+        raise _refusal("layer_types", found, "a list, full_attention in every layer")
     if hf.get("hidden_act", "silu") != "silu":
         raise _refusal("hidden_act", hf["hidden_act"], "silu")
     if hf.get("partial_rotary_factor", 1) != 1:
         raise _refusal("partial_rotary_factor", hf["partial_rotary_factor"], "1")
-    if hf.get("quantization_config"):
-        method = hf["quantization_config"].get("quant_method")
+    if quantised := _object(hf, "quantization_config"):
+        method = quantised.get("quant_method")
         raise _refusal("quantization_config.quant_method", method, "weights that are not quantised")
 
 
-def _integer(hf: dict, key: str) -> int:
-    if type(hf.get(key)) is not int or hf[key] < 1:
-        raise _refusal(key, hf.get(key), "a whole number above 0")
-    return hf[key]
+def _integer(section: dict, key: str, where: str = "") -> int:
+    value = section.get(key)
+    if type(value) is not int or not 0 < value < 2**31:
+        raise _refusal(where + key, value, "a whole number above 0")
+    return value
+
+
+def _number(section: dict, key: str, where: str = "", above: float = 0.0) -> float:
+    value = section.get(key)
+    if type(value) not in (int, float) or not above < value < LARGEST:
+        raise _refusal(where + key, value, f"a number above {above:g}")
+    return float(value)
+
+
+def _object(hf: dict, key: str) -> dict:
+    value = hf.get(key)
+    if not isinstance(value, dict | None):
+        raise _refusal(key, value, "an object, or null")
+    return value or {}
+
+
+def _tied_head(hf: dict) -> bool:
+    tied = hf.get("tie_word_embeddings")
+    if not isinstance(tied, bool | None):
+        raise _refusal("tie_word_embeddings", tied, "true, or false")
+    return bool(tied)
+
+
+def _head_dim(hf: dict, kind: str, heads: int) -> int:
+    by_width = {"head_dim": HEAD_DIM[kind] or _integer(hf, "hidden_size") // heads}
+    head_dim = _integer(by_width | _given(hf), "head_dim")
+    if head_dim % 2:
+        raise _refusal("head_dim", head_dim, "an even number, for rotary positions")
+    return head_dim
 
 
 def _kv_heads(hf: dict, kind: str, heads: int) -> int:
-    kv_heads = hf.get("num_key_value_heads", KV_HEADS[kind]) or heads
+    kv_heads = hf.get("num_key_value_heads", KV_HEADS[kind])
+    if kv_heads is None:
+        return heads
     if type(kv_heads) is not int or kv_heads < 1 or heads % kv_heads:
         raise _refusal("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads = {heads}")
     return kv_heads
 
 
 def _max_positions(hf: dict, kind: str) -> int:
-    return hf.get("max_position_embeddings") or MAX_POSITIONS[kind]
+    return _integer({"max_position_embeddings": MAX_POSITIONS[kind]} | _given(hf), "max_position_embeddings")
+
+
+def _given(section: dict) -> dict:
+    """Without the keys that are null."""
+    return {key: value for key, value in section.items() if value is not None}
 
 
 def _rope(hf: dict, kind: str) -> tuple[float, RopeScaling | None]:
     """theta and scaling from rope_scaling (transformers 4) or rope_parameters (5), in transformers' order."""
-    key = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
-    rope = hf.get(key) or {}
+    key = "rope_scaling" if _object(hf, "rope_scaling") else "rope_parameters"
+    rope = _given(_object(hf, key))
     if any(isinstance(value, dict) for value in rope.values()):
         raise _refusal(key, rope, "the same for all layers")
     if rope.get("partial_rotary_factor", 1) != 1:
         raise _refusal(f"{key}.partial_rotary_factor", rope["partial_rotary_factor"], "1")
-    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
+    where = f"{key}." if "rope_theta" in rope else ""
+    theta = _number({"rope_theta": 10_000.0} | _given(hf) | rope, "rope_theta", where, above=1.0)
     rope_type = rope.get("rope_type", rope.get("type", None if "factor" in rope else "default"))
     if rope_type == "default":
         return theta, None
     if rope_type not in KINDS:
         raise _refusal(f"{key}.rope_type", rope_type, ", ".join(("default", *KINDS)))
-
-    def number(name: str) -> float:
-        if not isinstance(rope.get(name), (int, float)):
-            raise _refusal(f"{key}.{name}", rope.get(name), f"a number, for rope_type {rope_type!r}")
-        return float(rope[name])
-
-    original = (
-        hf.get("original_max_position_embeddings")
-        or rope.get("original_max_position_embeddings")
-        or _max_positions(hf, kind)
-    )
-    factor = number("factor")
+    factor = _number(rope, "factor", f"{key}.")
     if rope_type == "linear":
         return theta, RopeScaling("linear", factor)
+    original = {"original_max_position_embeddings": _max_positions(hf, kind)} | rope | _given(hf)
+    positions = _integer(original, "original_max_position_embeddings")
     if rope_type == "llama3":
-        low, high = number("low_freq_factor"), number("high_freq_factor")
-        return theta, RopeScaling("llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
+        low, high = _ordered(rope, "low_freq_factor", "high_freq_factor", f"{key}.")
+        return theta, RopeScaling("llama3", factor, positions, low_freq_factor=low, high_freq_factor=high)
+    rope = {"beta_fast": 32, "beta_slow": 1, "truncate": True} | rope
+    slow, fast = _ordered(rope, "beta_slow", "beta_fast", f"{key}.")
+    if not isinstance(rope["truncate"], bool):
+        raise _refusal(f"{key}.truncate", rope["truncate"], "true, or false")
     return theta, RopeScaling(
-        "yarn", factor, original,
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
-        attention_factor=_attention_factor(rope, factor),
-        truncate=rope.get("truncate", True),
+        "yarn", factor, positions,
+        beta_fast=fast,
+        beta_slow=slow,
+        attention_factor=_attention_factor(rope, factor, f"{key}."),
+        truncate=rope["truncate"],
     )  # fmt: skip
 
 
-def _attention_factor(rope: dict, factor: float) -> float:
+def _ordered(rope: dict, less: str, more: str, where: str) -> tuple[float, float]:
+    low, high = (_number(rope, key, where) for key in (less, more))
+    if low >= high:
+        raise _refusal(where + more, high, f"a number above {less} = {low:g}")
+    return low, high
+
+
+def _attention_factor(rope: dict, factor: float, where: str) -> float:
     """YaRN's factor of cosine and sine: given, or 0.1 ln(factor) + 1 (Peng et al. 2023), or a ratio of two such."""
 
     def size(mscale):
         return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
+    if "attention_factor" in rope:
+        return _number(rope, "attention_factor", where)
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return size(rope["mscale"]) / size(rope["mscale_all_dim"])
+        return size(_number(rope, "mscale", where)) / size(_number(rope, "mscale_all_dim", where))
     return size(1)
 
 

@@ -63,9 +63,16 @@ def architecture(source: str) -> DecoderConfig:
             "directory with a config.json, a gguf: file, or a hub model that was downloaded before"
         )
     try:
-        return config_from_hf(json.loads(header.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"model source {source}: {header.name}: {' '.join(str(error).split())}") from None
+        return config_from_hf(_json(header))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"model source {source}: {' '.join(str(error).split())}") from None
+
+
+def _json(file: Path):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not JSON: {error}") from None
 
 
 def _local_header(scheme: str, rest: str) -> Path | None:

@@ -215,6 +215,14 @@ def test_a_model_without_safetensors_or_a_shard_is_refused(fake):
     assert "no *.safetensors" in refusal()
 
 
+@pytest.mark.parametrize(
+    "index", [b"{}", b"[]", b"no JSON", b'{"weight_map": ["x"]}', b'{"weight_map": {"x": 1}}', b"\xff"]
+)
+def test_a_damaged_index_is_named(fake, index):
+    fake.files["model.safetensors.index.json"] = index
+    assert "there is no weight_map in model.safetensors.index.json" in refusal()
+
+
 def test_a_full_disk_is_explained(fake, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from transformers import AutoConfig
 
 from camopd_jax.models import decoder, huggingface
 from camopd_jax.models.decoder import Lora
 from camopd_jax.models.huggingface import config_from_hf, config_to_hf, tensor_name
-from camopd_jax.models.rope import RopeScaling
+from camopd_jax.models.rope import RopeScaling, frequencies
 from camopd_jax.models.tiny import CONFIG as TINY
 
 SCALINGS = {
@@ -30,6 +31,11 @@ SMOLLM2 = dict(
 )  # fmt: skip
 NEW_LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
               "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "beta_fast": 32, "beta_slow": 1,
+        "attention_factor": 1.2, "mscale": 1.0, "mscale_all_dim": 0.5, "truncate": True}  # fmt: skip
+ODD = [None, True, False, "x", "", 0, -1, 1.5, 10**400, float("nan"), float("inf"), [], [1], [[]], {}, {"a": 1}]
 
 
 def without(config, *keys):
@@ -116,6 +122,24 @@ def test_yarn_works_out_what_its_config_leaves_open():
         ({"quantization_config": {"quant_method": "awq"}}, "quant_method = 'awq'"),
         ({"num_key_value_heads": 4}, "num_key_value_heads = 4 ... num_attention_heads = 9"),
         ({"hidden_size": None}, "hidden_size = None"),
+        ({"model_type": ["llama"]}, "model_type = ['llama']"),
+        ({"rms_norm_eps": None}, "rms_norm_eps = None ... a number above 0"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false'"),
+        ({"head_dim": 1.5}, "head_dim = 1.5"),
+        ({"head_dim": 63}, "head_dim = 63 ... even"),
+        ({"hidden_size": 8}, "head_dim = 0"),
+        ({"max_position_embeddings": 8192.0}, "max_position_embeddings = 8192.0"),
+        ({"layer_types": 3}, "layer_types = 3"),
+        ({"quantization_config": "awq"}, "quantization_config = 'awq' ... an object"),
+        ({"rope_scaling": "yarn"}, "rope_scaling = 'yarn' ... an object"),
+        ({"rope_parameters": [1]}, "rope_parameters = [1] ... an object"),
+        ({"rope_parameters": {"rope_theta": 1}}, "rope_parameters.rope_theta = 1 ... a number above 1"),
+        ({"rope_scaling": LINEAR | {"factor": 0}}, "rope_scaling.factor = 0 ... a number above 0"),
+        ({"rope_scaling": YARN | {"factor": -2.0}}, "rope_scaling.factor = -2.0"),
+        ({"rope_scaling": YARN | {"factor": True}}, "rope_scaling.factor = True"),
+        ({"rope_scaling": YARN | {"beta_slow": 32}}, "rope_scaling.beta_fast = 32.0 ... above beta_slow = 32"),
+        ({"rope_scaling": YARN | {"truncate": "no"}}, "rope_scaling.truncate = 'no'"),
+        ({"rope_scaling": NEW_LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor = 1.0 ... low_freq_factor = 1"),
     ],
 )
 def test_what_is_not_computed_is_refused_in_one_line(change, words):
@@ -124,6 +148,30 @@ def test_what_is_not_computed_is_refused_in_one_line(change, words):
     message = str(error.value)
     assert message.startswith("config.json: ") and "; supported: " in message and "\n" not in message
     assert all(word in message for word in words.split(" ... "))
+
+
+@pytest.mark.parametrize("rope", [{}, LINEAR, YARN, without(YARN, "attention_factor"), NEW_LLAMA3])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+def test_any_value_of_any_key_is_taken_or_refused_in_one_line(kind, rope):
+    """What is taken makes finite positions of a model with whole sizes."""
+    config = to_hf(TINY) | {"model_type": kind, "rope_scaling": rope, "layer_types": ["full_attention"],
+                            "quantization_config": None, "num_experts": None, "sliding_window": None}  # fmt: skip
+    changed = [config | {key: odd} for key in config for odd in ODD]
+    changed += [config | {"rope_scaling": rope | {key: odd}} for key in rope for odd in ODD]
+    changed += [config, *([], "llama", None)]
+    taken = 0
+    for hf in changed:
+        try:
+            cfg = config_from_hf(hf)
+        except ValueError as error:
+            assert str(error).startswith("config.json") and "\n" not in str(error)
+            continue
+        taken += 1
+        sizes = cfg.vocab_size, cfg.width, cfg.mlp_width, cfg.layers, cfg.heads, cfg.kv_heads, cfg.head_dim
+        assert all(type(size) is int and size > 0 for size in (*sizes, cfg.max_positions))
+        assert type(cfg.tied_head) is bool and type(cfg.norm_eps) is float and cfg.norm_eps > 0
+        assert np.isfinite(frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)).all()
+    assert 0 < taken < len(changed)
 
 
 @pytest.mark.parametrize("change, word", [
