@@ -12,7 +12,7 @@ from camopd_jax.chat import Chat, Encoded
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.evals import checks, suite
 from camopd_jax.models import decoder, load
-from camopd_jax.models.decoder import Lora
+from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.load import Model
 from camopd_jax.packing import PackShape
 
@@ -80,7 +80,7 @@ def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
     opened = {source: load.load(source) for source in dict.fromkeys(sources.values())}
     models = {name: opened[source] for name, source in sources.items()}
     for name, model in models.items():
-        _check_architecture(config, mesh, name, model)
+        check_architecture(config, mesh, name, model.source, model.cfg)
     engine = _engine(config, mesh, base_of(config, models))
     _same_tokens(models, engine)
     return models, engine
@@ -97,18 +97,22 @@ def _sources(config: ConfigDict) -> dict[str, str]:
     return {n: config.teachers[n] for n in preflight.branches(config) if config.teachers[n] != preflight.SPECIALISE}
 
 
-def _check_architecture(config: ConfigDict, mesh, name: str, model: Model) -> None:
-    """That a model lies on the mesh and takes the longest prompt and response: teachers score what the student says."""
-    where = f"config.teachers.{name} = {model.source!r}"
+def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: DecoderConfig) -> None:
+    """That a model lies on the mesh and takes the longest prompt and response: teachers score what the student says.
+
+    Raises:
+      ValueError: naming the teacher, its source and what does not fit.
+    """
+    where = f"config.teachers.{name} = {source!r}"
     try:
-        sharding.param_shardings(mesh, decoder.split(model.cfg)[1], decoder.AXES)
+        sharding.param_shardings(mesh, decoder.split(cfg)[1], decoder.AXES)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     e, rollout = config.eval, config.rollout
     answer = max(rollout.max_new_tokens, e.max_new_tokens, e.max_domain_tokens, e.max_instruction_tokens)
-    if rollout.max_prompt_tokens + answer > model.cfg.max_positions:
+    if rollout.max_prompt_tokens + answer > cfg.max_positions:
         raise ValueError(
-            f"{where}: it was made for {model.cfg.max_positions} tokens; rollout.max_prompt_tokens "
+            f"{where}: it was made for {cfg.max_positions} tokens; rollout.max_prompt_tokens "
             f"({rollout.max_prompt_tokens}) and the longest response ({answer}) are more"
         )
 
