@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from camopd_jax import chips, footprint, forecast, preflight, sharding
+from camopd_jax import chips, footprint, forecast, inputs, preflight, sharding
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import PARTS, Setup
 from camopd_jax.models import known
@@ -41,22 +41,21 @@ def resolve(config: ConfigDict, count: int) -> Setup:
     Raises:
       ValueError: if a source is unknown, the mesh does not divide rows or weights, or lengths or vocabularies differ.
     """
+    return _setup(config, count, checked=True)
+
+
+def _setup(config: ConfigDict, count: int, checked: bool) -> Setup:
     mesh = sharding.abstract_mesh(**config.mesh, devices=count)
     preflight.check_devices(config, sharding.data_shards(mesh))
-    source = footprint.base_source(config)
-    base = known.architecture(source)
-    teachers = {
-        name: base if config.teachers[name] == preflight.SPECIALISE else known.architecture(config.teachers[name])
-        for name in preflight.branches(config)
-    }
-    longest = config.rollout.max_prompt_tokens + max(config.rollout.max_new_tokens, config.eval.max_new_tokens)
-    if longest > base.max_positions:
-        raise ValueError(
-            f"config.rollout: prompt and response may have {longest} tokens, {source} was made for {base.max_positions}"
-        )
-    student = base
+    base, made = footprint.base_source(config), preflight.SPECIALISE
+    sources = {name: config.teachers[name] for name in preflight.branches(config)}
+    teachers = {name: known.architecture(base if s == made else s) for name, s in sources.items()}
+    for name, source in sources.items():
+        if checked and source != made:  # that one has the architecture of its base, which is a teacher too
+            inputs.check_architecture(config, mesh, name, source, teachers[name])
+    student = known.architecture(base)
     if config.lora.rank:
-        student = replace(base, lora=Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets)))
+        student = replace(student, lora=Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets)))
     for cfg in (student, *teachers.values()):
         footprint.elements(cfg, mesh)  # the mesh must divide them
     return Setup(config, mesh, student, teachers)
@@ -281,7 +280,7 @@ def _faster_mesh(setup: Setup, on: Devices) -> tuple[dict, tuple[float, float]] 
 def _changed(setup: Setup, values: dict, count: int | None = None) -> Setup:
     config = setup.config.copy_and_resolve_references()
     config.update_from_flattened_dict(values)
-    return resolve(config, count or setup.mesh.size)
+    return _setup(config, count or setup.mesh.size, checked=False)  # slow, and these keys shorten no model
 
 
 def _value(config: ConfigDict, key: str):

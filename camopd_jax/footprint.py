@@ -241,7 +241,10 @@ def phases(setup: Setup) -> list[Phase]:
     alone = {"weights": weights, "copies": copy}
     sampled = [decoding(setup, n, config.eval.batch_size, new_tokens) for n, new_tokens in tasks(setup)]
     drawn = max(sampled, key=lambda parts: sum(parts.values()))
-    evaluation = [_phase("evaluation", alone, sampling, drawn), _phase("evaluation", alone, largest, scoring)]
+    # Beside an adapter's base, a teacher that does not share it, or the interpolation with one, samples as a whole.
+    whole = [size for name, size in teachers.items() if adapters and not _shares_base(setup, name)]
+    sampler = {"teacher": max(whole, default=0)}
+    evaluation = [_phase("evaluation", alone, sampler, sampling, drawn), _phase("evaluation", alone, largest, scoring)]
     return [*found, max(evaluation, key=lambda phase: phase.total)]
 
 
@@ -253,11 +256,14 @@ def _phase(name: str, *parts: dict[str, float]) -> Phase:
 
 def _teacher_bytes(setup: Setup, name: str, own: Elements) -> float:
     """Of a teacher on the devices: an adapter alone where it shares the student's base."""
-    config = setup.config
-    base = base_source(config)
-    if setup.student.lora and config.teachers[name] in (preflight.SPECIALISE, base):
+    if setup.student.lora and _shares_base(setup, name):
         return setup.width * own.adapter
     return setup.width * elements(setup.teachers[name], setup.mesh).base
+
+
+def _shares_base(setup: Setup, name: str) -> bool:
+    """Whether a teacher is the student's base, or is made from it."""
+    return setup.config.teachers[name] in (preflight.SPECIALISE, base_source(setup.config))
 
 
 def base_source(config: ConfigDict) -> str:

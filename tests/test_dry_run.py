@@ -105,6 +105,11 @@ def test_an_adapter_trains_beside_weights_that_are_held_once():
     assert update["teacher"] == 2 * 32 * pairs
     other = setup("qwen3_0p6b", 1, teachers__domain="hf:Qwen/Qwen3-1.7B", student="general")
     assert phase(other, "update").parts["teacher"] == 2 * 1_720_574_976
+    # The evaluation samples: a teacher that is made is an adapter, any other one is whole, as is the interpolation.
+    given = setup("qwen3_0p6b", 1, teachers__domain="hf:Qwen/Qwen3-0.6B@other")
+    made, whole = (phase(x, "evaluation").parts for x in (s, given))
+    assert made["KV cache"] > 0 and made["teacher"] == 0
+    assert whole == made | {"teacher": 2 * 596_049_920}
 
 
 def test_teachers_of_different_sizes_are_told_apart():
@@ -315,6 +320,27 @@ def test_a_mesh_that_does_not_fit_the_model_is_named():
         setup("paper", 24)
     with pytest.raises(ValueError, match="was made for 40960"):
         setup("paper", 8, rollout__max_new_tokens=40000)
+    with pytest.raises(ValueError, match=r"was made for 40960 .* longest response \(40000\)"):
+        setup("paper", 8, eval__max_domain_tokens=40000)
+
+
+def test_a_teacher_that_a_run_refuses_is_refused_in_a_plan_too(tmp_path):
+    def second(**changes):
+        hf = config_to_hf(replace(tiny.CONFIG, **changes), dtype="float32", bos_id=1, eos_ids=(2,), pad_id=2)
+        export._write_json(tmp_path / "config.json", hf)
+        return {"teachers__second": f"path:{tmp_path}"}
+
+    three = {"micro__width": 4096, "micro__slots": 2048}  # rows that hold all
+    setup("three", 1, **second())
+    with pytest.raises(ValueError, match=r"config\.teachers\.second = 'path:.*made for 256 tokens"):
+        setup("three", 1, **second(max_positions=256))
+    for length in ("rollout.max_new_tokens", "eval.max_new_tokens", "eval.max_domain_tokens",
+                   "eval.max_instruction_tokens"):  # fmt: skip
+        key = length.replace(".", "__")
+        with pytest.raises(ValueError, match=r"config\.teachers\.second = .*made for 1000 tokens"):
+            setup("three", 1, **three, **second(max_positions=1000), **{key: 400})
+    with pytest.raises(ValueError, match=r"config\.teachers\.second = .*mesh\.tensor = 4 does not divide"):
+        setup("three", 8, mesh__tensor=4, **second(vocab_size=258))
 
 
 def test_an_adapter_of_the_decoder_is_counted():
