@@ -77,7 +77,7 @@ def max_words(text: str, n: int) -> bool:
 
 def words_between(text: str, low: int, high: int) -> bool:
     """The answer has at least low and at most high words."""
-    return low <= len(_words(text)) <= high
+    return max(low, 1) <= len(_words(text)) <= high
 
 
 def max_sentences(text: str, n: int) -> bool:
@@ -92,13 +92,13 @@ def exact_sentences(text: str, n: int) -> bool:
 
 def bullets(text: str, n: int) -> bool:
     """Exactly n lines begin with a bullet mark."""
-    return sum(_BULLET.match(line) is not None for line in _lines(text)) == n
+    return bool(_words(text)) and sum(_BULLET.match(line) is not None for line in _lines(text)) == n
 
 
 def numbered(text: str, n: int) -> bool:
     """The numbered lines are exactly 1 to n, in order."""
     found = [match[1] for line in _lines(text) if (match := _NUMBERED.match(line))]
-    return found == [str(i) for i in range(1, n + 1)]
+    return bool(_words(text)) and found == [str(i) for i in range(1, n + 1)]
 
 
 def paragraphs(text: str, n: int) -> bool:
@@ -159,7 +159,7 @@ def one_word(text: str, answers: list) -> bool:
 
 def yes_no(text: str, answer: str) -> bool:
     """The first word is the answer, yes or no."""
-    return _words(text)[:1] == [answer]
+    return _words(text)[:1] == _words(answer)
 
 
 def number(text: str, value: int) -> bool:
@@ -193,8 +193,12 @@ def placeholders(text: str, n: int) -> bool:
 
 def answer(response: str, text: str) -> bool:
     """The whole answer is the text; case, spacing and closing punctuation are ignored."""
-    ours, theirs = (" ".join(t.casefold().split()).rstrip(".!?…,;: ") for t in (response, text))
+    ours, theirs = _plain(response), _plain(text)
     return bool(ours) and ours == theirs
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".!?…,;: ")
 
 
 def icd10_code(text: str, code: str) -> bool:
@@ -210,7 +214,8 @@ def passes(text: str, checks: list[dict]) -> bool:
       checks: objects such as {"kind": "max_words", "n": 20}: a key of CHECKS and that function's arguments.
 
     Raises:
-      ValueError: a kind is unknown, or its arguments are missing, unknown or of a wrong type.
+      ValueError: a kind is unknown, or its arguments are missing, unknown, of a wrong type, or such that
+        all answers pass or none.
     """
     # A list, so that a faulty check is found even behind one that fails.
     results = [_apply(text, check) for check in checks]
@@ -230,6 +235,11 @@ def _apply(text: str, check: dict) -> bool:
     if wrong:
         named = ", ".join(f"{name} = {_NAMES[expected[name]]}" for name in expected)
         raise ValueError(f"check {kind!r} takes {named}, got {wrong}")
+    for name, value in args.items():
+        if allowed := _lacking(kind, name, value):
+            raise ValueError(f"check {kind!r}: {name} = {value!r} tells no answers apart; allowed is {allowed}")
+    if kind == "words_between" and args["low"] > args["high"]:
+        raise ValueError(f"check {kind!r}: low = {args['low']} and high = {args['high']}; allowed is low <= high")
     return CHECKS[kind](text, **args)
 
 
@@ -239,36 +249,33 @@ _NAMES = {list: "a list of strings", str: "a string", int: "a whole number"}
 def _fits(value: object, expected: type) -> bool:
     if expected is list:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, expected)
+    return type(value) is expected
 
 
-CHECKS: dict[str, Callable[..., bool]] = {
-    "mentions_any": mentions_any,
-    "mentions_all": mentions_all,
-    "avoids": avoids,
-    "repeats": repeats,
-    "min_words": min_words,
-    "max_words": max_words,
-    "words_between": words_between,
-    "max_sentences": max_sentences,
-    "exact_sentences": exact_sentences,
-    "bullets": bullets,
-    "numbered": numbered,
-    "paragraphs": paragraphs,
-    "title_line": title_line,
-    "lowercase": lowercase,
-    "uppercase": uppercase,
-    "starts_with": starts_with,
-    "ends_with": ends_with,
-    "ends_question": ends_question,
-    "is_json": is_json,
-    "one_word": one_word,
-    "yes_no": yes_no,
-    "number": number,
-    "quoted": quoted,
-    "no_commas": no_commas,
-    "comma_list": comma_list,
-    "placeholders": placeholders,
-    "answer": answer,
-    "icd10_code": icd10_code,
-}
+def _lacking(kind: str, name: str, value: int | str | list) -> str | None:
+    """What is allowed, if every answer or none would pass a check with this argument."""
+    if isinstance(value, int):
+        least = 0 if (kind, name) in _MAY_BE_0 else 1
+        return None if kind == "number" or value >= least else f"{least} or more"
+    if kind == "yes_no":
+        return None if len(_words(value)) == 1 else "one word"
+    if kind == "icd10_code":
+        return None if re.fullmatch(r"\S+", value) else "a code without spaces"
+    # Some are about words, some about marks as well, such as "%".
+    wanted = _words if kind in ("starts_with", "ends_with", "one_word") else _plain if kind == "answer" else str.strip
+    several = isinstance(value, list)
+    if kind == "is_json" or (value and all(wanted(text) for text in (value if several else [value]))):
+        return None
+    text = "a text with words" if wanted is _words else "a text that is not empty"
+    return f"one or more, each {text}" if several else text
+
+
+_MAY_BE_0 = {("bullets", "n"), ("numbered", "n"), ("words_between", "low")}
+
+
+_KINDS = (
+    mentions_any, mentions_all, avoids, repeats, min_words, max_words, words_between, max_sentences, exact_sentences,
+    bullets, numbered, paragraphs, title_line, lowercase, uppercase, starts_with, ends_with, ends_question, is_json,
+    one_word, yes_no, number, quoted, no_commas, comma_list, placeholders, answer, icd10_code,
+)  # fmt: skip
+CHECKS: dict[str, Callable[..., bool]] = {check.__name__: check for check in _KINDS}

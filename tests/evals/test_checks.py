@@ -41,6 +41,9 @@ CASES = [
     ("bullets", {"n": 2}, "- tent\n- map\n- food", False),
     ("bullets", {"n": 2}, "-tent\n**map**", False),
     ("numbered", {"n": 2}, "Here:\n1. tent\n2) map", True),
+    ("bullets", {"n": 0}, "Take a tent.", True),
+    ("numbered", {"n": 0}, "Take a tent.", True),
+    ("words_between", {"low": 0, "high": 3}, "one", True),
     ("numbered", {"n": 2}, "2. tent\n1. map", False),
     ("numbered", {"n": 2}, "1. tent\n2. map\n3. food", False),
     ("paragraphs", {"n": 2}, "One\nline.\n \n\nTwo.", True),
@@ -70,6 +73,7 @@ CASES = [
     ("one_word", {"answers": ["red", "New York"]}, "new york", True),
     ("one_word", {"answers": ["red"]}, "It is red.", False),
     ("yes_no", {"answer": "yes"}, "Yes, it is.", True),
+    ("yes_no", {"answer": "Yes"}, "yes, it is.", True),
     ("yes_no", {"answer": "yes"}, "Yesterday, yes.", False),
     ("yes_no", {"answer": "no"}, "Not at all, no.", False),
     ("number", {"value": 1200}, "It costs $1,200.00.", True),
@@ -140,12 +144,36 @@ def test_passes_needs_every_check():
         ({"kind": "answer"}, "answer"),
         ({"kind": "answer", "response": "a", "text": "b"}, "answer"),
         ({"kind": "icd10_code", "code": 11}, "icd10_code"),
+        ({"kind": "max_words", "n": True}, "max_words"),
+        ({"kind": "max_words", "n": 0}, "n = 0 .* allowed is 1 or more"),
+        ({"kind": "min_words", "n": -1}, "n = -1 .* allowed is 1 or more"),
+        ({"kind": "bullets", "n": -1}, "n = -1 .* allowed is 0 or more"),
+        ({"kind": "words_between", "low": 5, "high": 3}, "low = 5 and high = 3; allowed is low <= high"),
+        ({"kind": "repeats", "word": " ", "n": 2}, "word = ' ' .* not empty"),
+        ({"kind": "mentions_any", "words": []}, r"words = \[\] .* one or more"),
+        ({"kind": "mentions_all", "words": []}, r"words = \[\] .* one or more"),
+        ({"kind": "avoids", "words": ["dog", ""]}, r"words = \['dog', ''\] .* not empty"),
+        ({"kind": "starts_with", "prefix": ""}, "prefix = '' .* with words"),
+        ({"kind": "ends_with", "suffix": "!"}, "suffix = '!' .* with words"),
+        ({"kind": "one_word", "answers": ["red", "-"]}, "answers = .* each a text with words"),
+        ({"kind": "yes_no", "answer": ""}, "answer = '' .* one word"),
+        ({"kind": "yes_no", "answer": "oh yes"}, "answer = 'oh yes' .* one word"),
+        ({"kind": "answer", "text": "..."}, "text = '...' .* not empty"),
+        ({"kind": "icd10_code", "code": "E11 9"}, "code = 'E11 9' .* without spaces"),
     ],
 )
 def test_faulty_check_is_an_error_that_names_the_kind(check, named):
     failing = {"kind": "mentions_any", "words": ["absent"]}
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=named) as error:
         checks.passes("some text", [failing, check])
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_can_tell_answers_apart_are_taken():
+    assert checks.passes(
+        "That is 5 %, or -3.", [{"kind": "mentions_any", "words": ["%"]}, {"kind": "number", "value": -3}]
+    )
+    assert checks.passes("{}", [{"kind": "is_json", "keys": []}])
 
 
 def test_asset_is_large_and_varied():
