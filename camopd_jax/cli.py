@@ -1,6 +1,6 @@
 """What the programs in bin/ share: flags, one line for a mistake, exit codes.
 
-0 done; 1 a fault in the middle; 2 a user's mistake; 128 + the signal's number where one stopped the run.
+0 done; 1 a fault in the middle; 2 a mistake in arguments, files or environment; 128 + the signal's number where one stopped the run.
 """
 
 import logging
@@ -11,6 +11,15 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
+
+# What a library says, and the same with what is allowed.
+TRANSLATED = (
+    (r"Failed to parse '.*' as a ConfigDict: .*", "allowed is one of its keys: --config.SECTION.KEY=VALUE"),
+    (r"invalid literal for int\(\) with base 10: .*", "allowed is a whole number"),
+    (r"could not convert string to float: .*", "allowed is a number"),
+    (r"module '\w+' has no attribute 'get_config'", "allowed is a Python file that defines get_config()"),
+    (r"\[Errno \d+\] Is a directory: '(.*)'", r"'\1' is a directory; allowed is a file"),
+)
 
 
 def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[list[str]], None]) -> int:
@@ -72,4 +81,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, KeyError) and re.fullmatch(r"'\w+'", text):
         text = f"there is no key {text}"
     text = text.rpartition("earlier failure to load:")[2].rpartition("Attempted [Relative path]:")[2]
-    return " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
+    text = " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
+    for pattern, plain in TRANSLATED:
+        text = re.sub(pattern, plain, text)
+    return text

@@ -58,6 +58,7 @@ ROWS = {  # one row of each file; the others are in order
 }
 CHECKS = {  # in every row, as held-out prompts alone are checked
     "checks.jsonl": {"kind": "max_word", "n": 20},
+    "check_void.jsonl": {"kind": "mentions_any", "words": []},
     "check_words.jsonl": {"kind": "mentions_any", "words": [38]},
 }
 
@@ -142,6 +143,9 @@ def _models(home: Path) -> None:
     config("gpt2", model_type="gpt2")
     config("experts", num_experts=8)
     config("dynamic_rope", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    level = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}
+    config("level_rope", rope_scaling=level)
+    config("word_eps", rms_norm_eps="small")
     config("quantised", quantization_config={"quant_method": "gptq", "bits": 4})
     config("short_context", max_position_embeddings=256)
     tensors("missing_tensor", lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))

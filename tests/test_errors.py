@@ -179,6 +179,7 @@ def test_a_checkpoint_that_lost_its_data_is_named_in_one_line(setting, tmp_path)
 def test_the_table_is_long_and_says_nothing_twice():
     assert len(ROWS) >= 60
     assert len({row.arguments for row in ROWS}) == len(ROWS)
-    assert all(row.says and row.arguments for row in ROWS)
+    told = [row for row in ROWS if len(row.says) < 8 or row.says in row.arguments]
+    assert not told, "a line that says back what was given, and no more, would pass"
     text = DOCS.read_text()
     assert all(f"| {code} |" in text for code in ("exit code", "0", "1", "2", "128 + n"))
