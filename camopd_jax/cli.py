@@ -1,6 +1,7 @@
 """What the programs in bin/ share: flags, one line for a mistake, exit codes.
 
-0 done; 1 a fault in the middle; 2 a mistake in arguments, files or environment; 128 + the signal's number where one stopped the run.
+0 done; 1 a fault in the middle; 2 a mistake in arguments, files or environment; 128 + the signal's number where one
+stopped the run.
 """
 
 import logging
