@@ -11,7 +11,7 @@ import pytest
 
 from camopd_jax import inputs, metrics, recover
 from camopd_jax.models import export, load
-from camopd_jax.models.weights import WHOLE, of_params
+from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.sft import objective
 from camopd_jax.step import make_optimizer
 from camopd_jax.student import Student
@@ -37,14 +37,14 @@ def make_run(workdir, rank, saved):
     config.checkpoint.keep_last, config.checkpoint.keep_best = 2, 0
     workdir.mkdir()
     models, engine = inputs.open_models(config)
-    metrics.write_config(workdir, config, {})
+    metrics.write_config(workdir, config, {n: [m.source, m.fingerprint] for n, m in models.items()}, {})
     student = Student(engine, inputs.base_of(config, models))
     steps = recover._steps(config, engine, student, objective, make_optimizer(**config.optim, decay_steps=0), 1.0)
     states = {}
     with recover.checkpoints_of(config, workdir, read_only=False) as checkpoints:
         for step in saved:
             params = jax.tree.map(lambda x, n=step: x + n / 100, student.fresh(0))
-            read = of_params(jax.device_get(student.whole(params)), engine.cfg.lora)
+            read = merged(student.base.read, params, engine.cfg.lora) if rank else of_params(params)
             states[step] = {(n, i): read(n, i, WHOLE) for n, i, _ in export.tensors(engine.cfg)}
             checkpoints.save(replace(steps.init(params, jax.random.key(0)), step=jnp.int32(step)), step)
             checkpoints.wait()
