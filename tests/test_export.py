@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "--out is missing" in line_of(capsys, ["random:llama"])
     assert "--step=3: random:llama is not the workdir of a run" in line_of(capsys, ["random:llama", out, "--step=3"])
     assert "allowed are" in line_of(capsys, ["random:gpt", out])
-    assert "allowed are" in line_of(capsys, [tmp_path / "no_run", out])
+    assert "neither a workdir" in line_of(capsys, [tmp_path / "no_run", out])
     assert "float16" in line_of(capsys, ["random:llama", out, "--dtype=float16"])
     assert "sooner" in line_of(capsys, ["random:llama", out, "--sooner"])
     (tmp_path / "out").mkdir()

@@ -62,12 +62,19 @@ def rollout():
     return data.given_responses(prompts, answers, 0)
 
 
+@jax.jit(static_argnums=0)
+def all_logits(cfg, params, tokens_L, length):
+    """Logits [L, V] of one sequence of `length` tokens, padded on the right."""
+    model, at = nnx.merge(decoder.split(cfg)[0], params), jnp.arange(len(tokens_L))
+    hidden, _ = model(tokens_L[None], at[None], (at < length).astype(jnp.int32)[None])
+    return hidden[0] @ model.head_VD().T
+
+
 def brute_force(cfg, params, tokens_L, vocab=TOKENS):
     """log pi of tokens 1, 2, ... from the full logits of their own forward pass, padded ids left out."""
-    model = nnx.merge(decoder.split(cfg)[0], params)
     length = len(tokens_L)
-    hidden, _ = model(tokens_L[None], np.arange(length)[None], np.ones((1, length), np.int32))
-    logits_LV = np.asarray(hidden[0] @ model.head_VD().T, np.float64)[:, :vocab] / TAU
+    logits = all_logits(cfg, params, np.pad(tokens_L, (0, 20 - length)), length)[:length]
+    logits_LV = np.asarray(logits, np.float64)[:, :vocab] / TAU
     logp_LV = logits_LV - np.log(np.exp(logits_LV).sum(axis=1, keepdims=True))
     return logp_LV[np.arange(length - 1), tokens_L[1:]]
 
