@@ -1,6 +1,7 @@
 """bin/export.py: any kept step of a run, or a model source, becomes a directory that loads; mistakes are one line."""
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,3 +128,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert list((tmp_path / "out").iterdir()) == []
     assert main(["export.py", "--help"]) == 0
     assert "SOURCE_OR_RUN" in capsys.readouterr().out
+
+
+def test_the_tokenizer_names_a_class_that_transformers_4_knows(tmp_path):
+    assert main(["export.py", "random:llama", f"--out={tmp_path / 'm'}"]) == 0
+    written = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
