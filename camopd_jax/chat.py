@@ -53,6 +53,7 @@ class Statistics:
     rows: int
     duplicates: int
     available: int  # prompts in the split
+    kept_out: int  # prompts left out, as they are held out elsewhere
     dropped: int  # prompts left out, as they are too long
     cut: int
     limit: int
@@ -67,6 +68,8 @@ class Statistics:
             parts.append(f"{self.duplicates:,} duplicates removed")
         if self.available != self.rows - self.duplicates:
             parts.append(f"{self.available:,} {'held out' if self.split == 'heldout' else 'to train on'}")
+        if self.kept_out:
+            parts.append(f"{self.kept_out:,} left out, as they are held-out prompts elsewhere")
         if self.dropped:
             parts.append(f"{self.dropped:,} longer than {self.limit:,} tokens left out")
         if self.cut:
@@ -119,7 +122,8 @@ def encode_prompts(
         raise ValueError(f"data source {loaded.source}: {left}")
     lengths = [len(ids) for ids in tokens]
     statistics = Statistics(
-        loaded.source, loaded.split, loaded.rows, loaded.duplicates, loaded.available, dropped, cut, limit,
+        loaded.source, loaded.split, loaded.rows, loaded.duplicates, loaded.available, loaded.kept_out, dropped, cut,
+        limit,
         used=len(prompts), tokens=sum(lengths), longest=max(lengths),
     )  # fmt: skip
     return Encoded(prompts, tokens, statistics)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from importlib import resources
 
@@ -36,6 +36,12 @@ class Loaded:
     duplicates: int  # left out, as an earlier one is the same
     available: int  # in the split
     prompts: list[Prompt]  # of those, as many as were asked for
+    kept_out: int = 0  # left out, as they are held-out prompts of this or another branch
+
+    def without(self, held: Set[str]) -> "Loaded":
+        """What is left without the conversations whose content hash is in `held`."""
+        left = [p for p in self.prompts if content_hash(p.messages) not in held]
+        return replace(self, prompts=left, kept_out=self.kept_out + len(self.prompts) - len(left))
 
 
 def load_prompts(

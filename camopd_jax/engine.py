@@ -43,6 +43,7 @@ class Engine:
         self.params_at = sharding.param_shardings(mesh, self.shapes, decoder.AXES)
         self._rows = sharding.by_rows(mesh)
         self._sampler = functools.cache(self._build_sampler)
+        self._other = functools.cache(lambda other: Engine(other, mesh, tokenizer, stop_ids, shape, numerics))
         self._score = jax.jit(
             self.scorer(numerics.temperature, "none"),
             in_shardings=(self.params_at, self._rows),
@@ -59,9 +60,7 @@ class Engine:
 
     def of(self, cfg: DecoderConfig) -> "Engine":
         """An engine for an architecture with the same tokenizer, mesh and numerics: itself, where it is the same."""
-        if cfg == self.cfg:
-            return self
-        return Engine(cfg, self.mesh, self.tokenizer, self.stop_ids, self.shape, self.numerics)
+        return self if cfg == self.cfg else self._other(cfg)
 
     def place(self, read: Read, dtype: str) -> Params:
         """Stream weights onto the mesh; where the architecture has adapters, they are zero and change nothing."""

@@ -72,8 +72,8 @@ class RunLog:
         self._board.close()
 
 
-def write_config(workdir: Path, config: ConfigDict, models: dict[str, list[str]]) -> None:
-    """config.json: the resolved config, versions, git revision, devices and the models' sources and fingerprints."""
+def write_config(workdir: Path, config: ConfigDict, models: dict[str, list[str]], data: dict[str, str]) -> None:
+    """config.json: the resolved config, versions, git revision, devices, and what names the models and the data."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
     git = None
     if shutil.which("git"):
@@ -84,6 +84,7 @@ def write_config(workdir: Path, config: ConfigDict, models: dict[str, list[str]]
         "git_revision": git.stdout.strip() or None if git else None,
         "devices": [str(d) for d in jax.devices()],
         "models": models,
+        "data": data,
     }
     (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
 

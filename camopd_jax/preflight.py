@@ -105,6 +105,10 @@ def check_config(config: ConfigDict) -> None:
         need(f"data.{branch}.source", lambda v: isinstance(v, str) and v, "a data source such as 'path:FILE.jsonl'")
         text(f"data.{branch}.heldout")
         whole(f"data.{branch}.count", least=int(config.data[branch].source == "builtin:icd10"))
+        need(
+            f"data.{branch}.heldout", lambda v, source=config.data[branch].source: v != source,
+            "another source than data.BRANCH.source, which is the source of its training prompts too, or ''",
+        )  # fmt: skip
     _check_no_others(config, known)
     _check_lengths(config)
 
@@ -133,6 +137,11 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
     made = [n for n in names if config.teachers[n] == SPECIALISE]
     if len(made) > 1:
         raise ValueError(f"config.teachers.{made[1]} = 'specialise': allowed for one teacher, and {made[0]} is it")
+    if not made and _has(config, "specialise.source") and config.specialise.source:
+        raise ValueError(
+            f"config.specialise.source = {config.specialise.source!r}: no teacher is made; allowed is '', or a teacher "
+            "that is 'specialise'"
+        )
     if made and config.get("student") not in ("general", made[0]):
         raise ValueError(
             f"config.student = {config.get('student')!r}: the run makes the teacher {made[0]!r} from the general one; "
@@ -170,6 +179,12 @@ def check_devices(config: ConfigDict, shards: int) -> None:
             f"config.rollout.batch_size = {config.rollout.batch_size}: allowed is a multiple of {shards}, the devices "
             "over which a batch is spread (mesh.replica x mesh.fsdp)"
         )
+
+
+def check_processes(count: int) -> None:
+    """Raise ValueError unless one process holds all devices."""
+    if count > 1:
+        raise ValueError(f"this run has {count} processes; allowed is one: several hosts are not supported yet")
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -215,11 +230,22 @@ def check_writable(what: str, path: Path) -> None:
         raise ValueError(f"{what}: {above} is not a directory that can be written ({error.strerror})") from None
 
 
-def check_models(workdir: Path, models: dict[str, list[str]]) -> None:
-    """Raise ValueError if the run in a workdir was made with other models: source and fingerprint, by branch."""
+def check_same(workdir: Path, models: dict[str, list[str]], data: dict[str, str]) -> None:
+    """Raise ValueError if the run in a workdir was made with other models or prompts.
+
+    Args:
+      models: source and fingerprint, by branch; data: digest of the training prompts, by branch.
+    """
     if not saved_steps(workdir):
         return
-    before = read_record(workdir).get("models", {})
+    record = read_record(workdir)
+    for name, digest in data.items():
+        if record.get("data", {}).get(name, digest) != digest:
+            raise ValueError(
+                f"config.data.{name}: its prompts are not those of the run in {workdir} (another file, tokenizer, or "
+                "chat template); give those, or another --workdir"
+            )
+    before = record.get("models", {})
     for name, (source, fingerprint) in models.items():
         was, same = before.get(name, ["none", fingerprint])
         if same != fingerprint:

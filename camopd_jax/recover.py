@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import inputs, loop, metrics, plan, preflight, sft, summary
+from camopd_jax import inputs, loop, metrics, plan, preflight, prompts, sft, sharding, summary
 from camopd_jax.camopd import system as camopd
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
-from camopd_jax.models import decoder
+from camopd_jax.models import decoder, load
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.models.export import tensors
 from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
@@ -28,6 +28,7 @@ BEST = "general/short_reverse_kl"
 def run(config: ConfigDict, workdir: Path) -> None:
     """Do the whole run, or what is left of it; the workdir then holds what docs/method.md lists."""
     preflight.check_config(config)
+    preflight.check_processes(jax.process_count())
     preflight.check_workdir(config, workdir)
     preflight.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
@@ -36,12 +37,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(_header(config, workdir), flush=True)
     read = inputs.read(config)
     models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
-    preflight.check_models(workdir, models)
+    data = prompts.digests(read.branches)
+    preflight.check_same(workdir, models, data)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_config(workdir, config, models)
+    metrics.write_config(workdir, config, models, data)
 
     student = Student(read.engine, read.base)
     teachers = {n: student.given(m, read.models["general"], config.seed) for n, m in read.models.items()}
@@ -146,17 +148,22 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
     """Write the student of a kept step of a run as a model directory, and return which step that is.
 
     Raises:
-      ValueError: if the run did not keep the step.
+      ValueError: if the run did not keep the step, or its base is not what it was.
     """
-    config = ConfigDict(preflight.read_record(workdir)["config"])
+    record = preflight.read_record(workdir)
+    config = ConfigDict(record["config"])
+    preflight.check_config(config)
     with checkpoints_of(config, workdir, read_only=True) as checkpoints:
         kept = checkpoints.steps()
         if not kept:
             raise ValueError(f"{workdir} has no finished checkpoint yet")
         if step not in (None, *kept):
             raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
-        models, engine = inputs.open_models(config)
-        student = Student(engine, inputs.base_of(config, models))
+        name = config.student if config.student in record["models"] else "general"
+        base = load.load(record["models"][name][0])  # an hf: source with the commit that it was
+        preflight.check_same(workdir, {name: [base.source, base.fingerprint]}, {})
+        engine = inputs.engine_of(config, sharding.make_mesh(replica=1, fsdp=-1, tensor=1), base)  # not the run's own
+        student = Student(engine, base)
         optimizer = make_optimizer(**config.optim, decay_steps=0)
         steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
         state = checkpoints.restore(steps.abstract, step)
@@ -180,14 +187,13 @@ def _mixes(read: Inputs, name: str) -> bool:
 def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
     """evaluate(title, policy, fingerprint) -> measures; with a fingerprint, computed once per machine."""
     evaluation = read.suite
-    tasks = (evaluation.general, evaluation.instructions, *evaluation.domains.values())
+    tasks = {"general": evaluation.general, "instructions": evaluation.instructions, **evaluation.domains}
     shaped_by = {
-        "tokens": [task.max_new_tokens for task in tasks],
         "seed": evaluation.seed,
         "temperature": evaluation.temperature,
         "precision": read.config.precision,
-        "prompts": cached.digest([x.tolist() for task in tasks for x in task.encoded]),
-        "answers": cached.digest([p.checks for task in tasks for p in task.prompts]),
+        "stop_ids": read.engine.stop_ids,
+        "tasks": {name: _digest(task) for name, task in tasks.items()},
         "backend": jax.default_backend(),
         "general": teachers["general"].fingerprint,
     }
@@ -205,6 +211,11 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
         return cached.measures(key, compute) if fingerprint else compute()
 
     return evaluate
+
+
+def _digest(task: suite.Task) -> str:
+    checks = [prompt.checks for prompt in task.prompts]
+    return cached.digest([task.max_new_tokens, [x.tolist() for x in task.encoded], checks])
 
 
 def _report(read: Inputs, workdir: Path, models: dict[str, dict[str, suite.Measure]]) -> None:

@@ -81,8 +81,9 @@ class Student:
 
     def export(self, directory: Path, trained: Params, dtype: str) -> None:
         """Write the student as a model directory, its adapter merged into the weights."""
-        engine = self.engine
-        read = weights.of_params(self.whole(trained), engine.cfg.lora)
+        engine, read = self.engine, weights.of_params(trained)
+        if self._adapters:  # from the source, whose weights may be more precise than those on the mesh
+            read = weights.merged(self.base.read, trained, engine.cfg.lora)
         export.save_directory(directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype)
 
     def made(self, directory: Path) -> Teacher:

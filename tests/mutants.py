@@ -311,7 +311,7 @@ MUTANTS = [
     Mutant("LoRA: a made teacher mixed upside down", "student.py",
            "policy(1.0 - alpha)", "policy(alpha)", STUDENT + "half_of_a_made_adapter_is_half_way_from_the_base"),
     Mutant("LoRA: exported without the adapter", "student.py",
-           "weights.of_params(self.whole(trained), engine.cfg.lora)", "weights.of_params(self.whole(trained))",
+           "weights.merged(self.base.read, trained, engine.cfg.lora)", "self.base.read",
            STUDENT + "an_exported_adapter_is_merged_into_the_weights"),
     Mutant("student: mixed upside down", "student.py",
            "weights.between(general.read, model.read, alpha)", "weights.between(model.read, general.read, alpha)",

@@ -199,6 +199,7 @@ def test_statistics_by_hand(tokenizer):
         "rows": 1000,
         "duplicates": 12,
         "available": 988,
+        "kept_out": 0,
         "dropped": 0,
         "cut": 1,
         "limit": AROUND + 3,

@@ -1,6 +1,7 @@
 """bin/export.py: any kept step of a run, or a model source, becomes a directory that loads; mistakes are one line."""
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from camopd_jax import inputs, metrics, recover
 from camopd_jax.models import export, load
-from camopd_jax.models.weights import WHOLE, of_params
+from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.sft import objective
 from camopd_jax.step import make_optimizer
 from camopd_jax.student import Student
@@ -37,14 +38,14 @@ def make_run(workdir, rank, saved):
     config.checkpoint.keep_last, config.checkpoint.keep_best = 2, 0
     workdir.mkdir()
     models, engine = inputs.open_models(config)
-    metrics.write_config(workdir, config, {})
+    metrics.write_config(workdir, config, {n: [m.source, m.fingerprint] for n, m in models.items()}, {})
     student = Student(engine, inputs.base_of(config, models))
     steps = recover._steps(config, engine, student, objective, make_optimizer(**config.optim, decay_steps=0), 1.0)
     states = {}
     with recover.checkpoints_of(config, workdir, read_only=False) as checkpoints:
         for step in saved:
             params = jax.tree.map(lambda x, n=step: x + n / 100, student.fresh(0))
-            read = of_params(jax.device_get(student.whole(params)), engine.cfg.lora)
+            read = merged(student.base.read, params, engine.cfg.lora) if rank else of_params(params)
             states[step] = {(n, i): read(n, i, WHOLE) for n, i, _ in export.tensors(engine.cfg)}
             checkpoints.save(replace(steps.init(params, jax.random.key(0)), step=jnp.int32(step)), step)
             checkpoints.wait()
@@ -119,7 +120,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "--out is missing" in line_of(capsys, ["random:llama"])
     assert "--step=3: random:llama is not the workdir of a run" in line_of(capsys, ["random:llama", out, "--step=3"])
     assert "allowed are" in line_of(capsys, ["random:gpt", out])
-    assert "allowed are" in line_of(capsys, [tmp_path / "no_run", out])
+    assert "neither a workdir" in line_of(capsys, [tmp_path / "no_run", out])
     assert "float16" in line_of(capsys, ["random:llama", out, "--dtype=float16"])
     assert "sooner" in line_of(capsys, ["random:llama", out, "--sooner"])
     (tmp_path / "out").mkdir()
@@ -127,3 +128,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert list((tmp_path / "out").iterdir()) == []
     assert main(["export.py", "--help"]) == 0
     assert "SOURCE_OR_RUN" in capsys.readouterr().out
+
+
+def test_the_tokenizer_names_a_class_that_transformers_4_knows(tmp_path):
+    assert main(["export.py", "random:llama", f"--out={tmp_path / 'm'}"]) == 0
+    written = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -24,6 +24,7 @@ SYSTEMS = LEVELS[-1]
 TOP = (
     "recover",
     "inputs",
+    "prompts",
     "student",
     "preflight",
     "summary",

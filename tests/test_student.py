@@ -14,7 +14,7 @@ from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder, export, load, lora
 from camopd_jax.models.decoder import Lora
 from camopd_jax.models.tiny import CONFIG as TINY
-from camopd_jax.models.weights import WHOLE, of_params
+from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.packing import PackShape
 from camopd_jax.sft import objective
 from camopd_jax.student import Student
@@ -62,12 +62,19 @@ def rollout():
     return data.given_responses(prompts, answers, 0)
 
 
+@jax.jit(static_argnums=0)
+def all_logits(cfg, params, tokens_L, length):
+    """Logits [L, V] of one sequence of `length` tokens, padded on the right."""
+    model, at = nnx.merge(decoder.split(cfg)[0], params), jnp.arange(len(tokens_L))
+    hidden, _ = model(tokens_L[None], at[None], (at < length).astype(jnp.int32)[None])
+    return hidden[0] @ model.head_VD().T
+
+
 def brute_force(cfg, params, tokens_L, vocab=TOKENS):
     """log pi of tokens 1, 2, ... from the full logits of their own forward pass, padded ids left out."""
-    model = nnx.merge(decoder.split(cfg)[0], params)
     length = len(tokens_L)
-    hidden, _ = model(tokens_L[None], np.arange(length)[None], np.ones((1, length), np.int32))
-    logits_LV = np.asarray(hidden[0] @ model.head_VD().T, np.float64)[:, :vocab] / TAU
+    logits = all_logits(cfg, params, np.pad(tokens_L, (0, 20 - length)), length)[:length]
+    logits_LV = np.asarray(logits, np.float64)[:, :vocab] / TAU
     logp_LV = logits_LV - np.log(np.exp(logits_LV).sum(axis=1, keepdims=True))
     return logp_LV[np.arange(length - 1), tokens_L[1:]]
 
@@ -191,8 +198,8 @@ def test_an_exported_adapter_is_merged_into_the_weights(tmp_path):
             expected = expected + 7.0 / 3 * layers[f"{name}_lora_b"][layer] @ layers[f"{name}_lora_a"][layer]
         np.testing.assert_allclose(model.read(name, layer, WHOLE), expected, atol=1e-6)
     plain = student.engine.of(TINY)
-    merged = plain.score(plain.place(model.read, "float32"), given)
-    np.testing.assert_allclose(merged, student.engine.score(student.whole(trained), given), atol=1e-4)
+    scores = plain.score(plain.place(model.read, "float32"), given)
+    np.testing.assert_allclose(scores, student.engine.score(student.whole(trained), given), atol=1e-4)
 
 
 def test_half_of_a_made_adapter_is_half_way_from_the_base(tmp_path):
@@ -201,8 +208,8 @@ def test_half_of_a_made_adapter_is_half_way_from_the_base(tmp_path):
     trained = disturbed(student.fresh(0))
     student.save(tmp_path / "made", trained)
     placed = student.made(tmp_path / "made").mixed(0.25).place()
-    read = of_params(placed, ADAPTER)
-    whole = of_params(student.whole(trained), ADAPTER)
+    read = merged(of_params(placed), placed, ADAPTER)
+    whole = merged(base.read, trained, ADAPTER)
     for target in ADAPTER.targets:
         expected = 0.25 * params["layers"][target][1] + 0.75 * whole(target, 1, WHOLE)
         np.testing.assert_allclose(read(target, 1, WHOLE), expected, atol=1e-6)

@@ -16,10 +16,10 @@ ROOT = Path(__file__).parent.parent
 TIMING = {"seconds", "seconds_update", "seconds_rollout", "seconds_score", "tokens_per_second", "compilations"}
 
 
-def start(workdir, cache, *arguments):
+def start(workdir, cache, *arguments, config="configs/medical.py:tiny"):
     env = os.environ | {"CAMOPD_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
     env.pop("XLA_FLAGS", None)  # one device, as on a user's machine
-    command = [sys.executable, "bin/train.py", "--config=configs/medical.py:tiny", f"--workdir={workdir}", *arguments]
+    command = [sys.executable, "bin/train.py", f"--config={config}", f"--workdir={workdir}", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -136,3 +136,63 @@ def test_help_says_how_to_use_it():
     done = subprocess.run([sys.executable, "bin/train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "--config=configs/medical.py" in done.stdout and "--workdir" in done.stdout
+
+
+OWN = (  # adapters, half precision, a third branch, and a user's prompts
+    "--config.lora.rank=4",
+    "--config.precision=bfloat16",
+    "--config.steps=6",
+    "--config.checkpoint.every=3",
+    "--config.eval.instructions=2",
+    "--config.data.heldout_share=0.2",
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A whole run of another kind, on prompts of its own."""
+    home = tmp_path_factory.mktemp("own")
+    rows = [json.dumps({"prompt": f"Say the number {i}.", "answer": str(i)}) for i in range(50)]
+    (home / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    source = f"--config.data.second.source=path:{home / 'prompts.jsonl'}"
+    arguments = (*OWN, source, "--config.data.second.count=0")
+    code, output = finish(start(home / "run", home / "cache", *arguments, config="configs/medical.py:three"))
+    assert code == 0, output
+    return home, arguments, output
+
+
+def test_adapters_a_third_branch_and_own_prompts_make_a_whole_run(own):
+    home, _, output = own
+    run = home / "run"
+    steps, _, weights = records(run)
+    assert [s["branch"] for s in steps] == ["general", "general", "domain", "second", "general", "general"]
+    assert "path:" in output and "50 rows, 40 to train on" in output and "second retention" in output
+    assert (run / "specialised" / "adapter_model.safetensors").exists()
+    base = load_file(ROOT / "tests" / "golden" / "llama" / "model.safetensors").keys()
+    assert not any("lora" in name for name in weights) and any(name in base for name in weights)
+
+
+def test_a_run_with_adapters_is_killed_and_resumed_bit_for_bit(own, tmp_path):
+    home, arguments, _ = own
+    process = start(tmp_path / "run", home / "cache", *arguments, config="configs/medical.py:three")
+    wait_for(tmp_path / "run", 4)
+    process.kill()
+    process.communicate()
+    code, output = finish(start(tmp_path / "run", home / "cache", *arguments, config="configs/medical.py:three"))
+    assert code == 0, output
+    assert "going on from the checkpoint at step 3" in output
+    assert_same(records(tmp_path / "run"), records(home / "run"))
+
+
+def test_a_run_with_another_name_for_a_branch_takes_nothing_wrong_from_the_same_cache(undisturbed, tmp_path):
+    config = tmp_path / "renamed.py"
+    text = (ROOT / "configs" / "medical.py").read_text()
+    config.write_text(text.replace("c.teachers.domain", "c.teachers.law").replace("c.data.domain", "c.data.law")
+                      .replace("demand.domain", "demand.law").replace("rho.domain", "rho.law")
+                      .replace("scale.domain", "scale.law").replace('"domain"', '"law"'))  # fmt: skip
+    code, output = finish(start(tmp_path / "run", undisturbed[0] / "cache", config=f"{config}:tiny"))
+    assert code == 0, output
+    assert "law teacher: from the cache" in output and "law retention" in output
+    got, expected = records(tmp_path / "run"), records(undisturbed[0] / "run")
+    for name in got[2]:
+        np.testing.assert_array_equal(got[2][name], expected[2][name])

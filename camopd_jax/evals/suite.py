@@ -132,7 +132,7 @@ class Suite:
         reference: tuple[Rollout, np.ndarray],
         is_general: bool,
     ) -> dict[str, Measure]:
-        """All measures of a model; one model's weights are on the mesh at a time.
+        """All measures of a model, whose weights are let go of before a teacher's are placed to score.
 
         Reverse KL: mean over the model's own response tokens of log pi - log pi_general; forward KL: over the
         general teacher's tokens of log pi_general - log pi. Both in nats a token, sampled at the run's

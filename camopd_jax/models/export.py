@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +30,9 @@ def save_directory(
     The directory appears whole or not at all. `dtype` is "float32" or "bfloat16"; `read` gives merged weights.
     """
     cfg = replace(cfg, lora=None)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))
-    try:
-        staged = scratch / "model"
-        staged.mkdir()
+    with writing(directory) as staged:
         tokenizer.save_pretrained(staged)
+        _name_tokenizer_class(staged / "tokenizer_config.json")
         ids = {"bos_id": tokenizer.bos_token_id, "eos_ids": list(stop_ids), "pad_id": tokenizer.pad_token_id}
         _write_json(staged / "config.json", config_to_hf(cfg, dtype=dtype, **ids))
         _write_json(
@@ -42,6 +40,17 @@ def save_directory(
             {"bos_token_id": ids["bos_id"], "eos_token_id": ids["eos_ids"], "pad_token_id": ids["pad_id"]},
         )
         _write_weights(staged, cfg, read, jnp.dtype(dtype), shard_bytes)
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[Path]:
+    """A new directory to fill, which takes the place of `directory` when it is whole; a failure leaves nothing."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))
+    try:
+        staged = scratch / "new"
+        staged.mkdir()
+        yield staged
         if directory.is_symlink():
             directory.unlink()
         elif directory.exists():
@@ -49,6 +58,11 @@ def save_directory(
         staged.rename(directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _name_tokenizer_class(file: Path) -> None:
+    """The name that every version of transformers knows: version 4 does not know the one that version 5 writes."""
+    _write_json(file, json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def tensors(cfg: DecoderConfig) -> Iterator[tuple[str, int | None, tuple[int, ...]]]:

@@ -38,7 +38,7 @@ class Model:
     cfg: DecoderConfig
     tokenizer: PreTrainedTokenizerFast
     stop_ids: tuple[int, ...]  # tokens that end a response; the first one ends a turn in training data
-    fingerprint: str  # sixteen hex digits of the SHA-256 of config and weights
+    fingerprint: str  # sixteen hex digits of the SHA-256 of config, tokenizer, stop ids and weights
     read: Read
 
 
@@ -117,7 +117,8 @@ def load_directory(directory: Path, source: str) -> Model:
     files = sorted({file for file, _ in where.values()})
     # A commit of the hub names its content; a directory may change under the same name.
     content = [np.frombuffer(source.encode(), np.uint8)] if source.startswith("hf:") else map(_bytes, files)
-    return Model(source, cfg, tokenizer, stop_ids, _digest(repr(cfg), *content), _reader(where))
+    text = repr((cfg, stop_ids, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()))
+    return Model(source, cfg, tokenizer, stop_ids, _digest(text, *content), _reader(where))
 
 
 def _json(file: Path) -> dict:

@@ -5,7 +5,6 @@ pass adds alpha / rank (x A^T) B^T. What trains is the adapter; the rest can be 
 """
 
 import json
-import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from camopd_jax.models.decoder import DecoderConfig, Lora
+from camopd_jax.models.export import writing
 from camopd_jax.models.huggingface import tensor_name
 from camopd_jax.types import Params
 
@@ -52,10 +52,7 @@ def scaled(adapter: Params, factor: float) -> Params:
 
 def save(directory: Path, adapter: Params, lora: Lora, base: str) -> None:
     """Write an adapter in the layout of the PEFT library; it appears whole or not at all."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".writing-") as scratch:
-        staged = Path(scratch) / "adapter"
-        staged.mkdir()
+    with writing(directory) as staged:
         tensors = {}
         for name, stacked in adapter["layers"].items():
             for layer, tensor in enumerate(np.asarray(stacked)):
@@ -72,7 +69,6 @@ def save(directory: Path, adapter: Params, lora: Lora, base: str) -> None:
             "bias": "none",
         }
         (staged / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        staged.rename(directory)
 
 
 def load(directory: Path, cfg: DecoderConfig, shapes: Params) -> Params:

@@ -71,18 +71,25 @@ def _stack(at, shape, dtype):
     return _putter(at), _zeros(at, shape, dtype)()
 
 
-def of_params(params: Params, lora: Lora | None = None) -> Read:
-    """Read parameters that are in memory or on a mesh; with `lora`, merged: W + alpha / rank B A in float32."""
+def of_params(params: Params) -> Read:
+    """Read parameters that are in memory or on a mesh."""
 
     def read(name, layer, index):
-        if layer is None:
-            return np.asarray(params[name])[index[: params[name].ndim]]
-        layers = params["layers"]
-        weight = np.asarray(layers[name][layer])
-        if lora and f"{name}_lora_a" in layers:
-            a, b = (np.asarray(layers[f"{name}_lora_{x}"][layer], np.float32) for x in "ab")
-            weight = weight.astype(np.float32) + lora.alpha / lora.rank * (b @ a)
-        return weight[index[: weight.ndim]]
+        leaf = params[name] if layer is None else params["layers"][name][layer]
+        return np.asarray(leaf)[index[: leaf.ndim]]
+
+    return read
+
+
+def merged(base: Read, adapter: Params, lora: Lora) -> Read:
+    """A base's weights with an adapter merged into them: W + alpha / rank B A in float32 (Hu et al. 2021)."""
+
+    def read(name, layer, index):
+        weight = np.asarray(base(name, layer, index))
+        if layer is None or f"{name}_lora_a" not in adapter["layers"]:
+            return weight
+        a, b = (np.asarray(adapter["layers"][f"{name}_lora_{part}"][layer], np.float32) for part in "ab")
+        return weight.astype(np.float32) + (lora.alpha / lora.rank * (b @ a))[index]
 
     return read
 

@@ -35,7 +35,7 @@ def started(how, random_b=True):
 
 def merged(adapter, how):
     """Base and adapter as one set of weights."""
-    read = weights.of_params(lora.join(BASE, adapter), how)
+    read = weights.merged(weights.of_params(BASE), adapter, how)
     layers = {n: np.stack([read(n, i, weights.WHOLE) for i in range(TINY.layers)]) for n in BASE["layers"]}
     return {n: read(n, None, weights.WHOLE) for n in BASE if n != "layers"} | {"layers": layers}
 
