@@ -88,6 +88,7 @@ def _data(home: Path) -> None:
         (home / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     lines("prompts.jsonl", _rows(12))
+    lines("one.jsonl", _rows(1))
     lines("few.jsonl", _rows(3))
     lines("no_answers.jsonl", _questions(60))
     lines("long_answer.jsonl", [row | {"answer": "It is more. " * 20} for row in _questions(60)])
@@ -207,6 +208,8 @@ def _runs(home: Path) -> None:
     record = json.loads((earlier / "config.json").read_text())
     record["models"]["general"][1] = "0123456789abcdef"
     (copy("other_weights") / "config.json").write_text(json.dumps(record))
+    record["models"]["general"][1], record["data"] = model.fingerprint, {"general": "0123456789abcdef"}
+    (copy("other_data") / "config.json").write_text(json.dumps(record))
     shutil.rmtree(copy("damaged_checkpoint") / "checkpoints" / "4" / "default")
     shutil.rmtree(copy("file_checkpoints") / "checkpoints")
     (home / "file_checkpoints" / "checkpoints").write_text("")
