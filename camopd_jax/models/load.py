@@ -208,7 +208,7 @@ def _stop_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int,
     listed = _json(file).get("eos_token_id") if file.is_file() else None
     listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
     for token in listed:
-        if not isinstance(token, int) or token < 0 or tokenizer.convert_ids_to_tokens(token) is None:
+        if type(token) is not int or token < 0 or tokenizer.convert_ids_to_tokens(token) is None:
             raise ValueError(f"generation_config.json: eos_token_id = {token!r} is no token of the tokenizer")
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if not own + listed:
