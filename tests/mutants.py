@@ -313,6 +313,12 @@ MUTANTS = [
     Mutant("LoRA: exported without the adapter", "student.py",
            "weights.merged(self.base.read, trained, engine.cfg.lora)", "self.base.read",
            STUDENT + "an_exported_adapter_is_merged_into_the_weights"),
+    Mutant("held out: trains all the same", "prompts.py",
+           "_train(config, name).without(held)", "_train(config, name)",
+           "tests/test_prompts.py::test_no_prompt_that_is_evaluated_trains_whatever_the_sources"),
+    Mutant("held out: is learnt all the same", "prompts.py",
+           "_examples(config, made).without(held)", "_examples(config, made)",
+           "tests/test_prompts.py::test_no_prompt_that_is_evaluated_trains_whatever_the_sources"),
     Mutant("student: mixed upside down", "student.py",
            "weights.between(general.read, model.read, alpha)", "weights.between(model.read, general.read, alpha)",
            STUDENT + "when_all_weights_train_each_teacher_has_its_own"),
@@ -367,7 +373,7 @@ MUTANTS = [
 def copy_of(parent: Path) -> Path:
     """Package and tests in a directory of their own."""
     place = Path(tempfile.mkdtemp(dir=parent))
-    for name in ("camopd_jax", "tests"):
+    for name in ("camopd_jax", "configs", "tests"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", place)
     return place
