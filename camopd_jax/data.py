@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from importlib import resources
 
@@ -14,6 +14,7 @@ from camopd_jax.types import Rollout
 
 BUILTIN = ("builtin:general", "builtin:icd10", "builtin:instructions")
 SPLITS = ("train", "heldout")
+Reader = Callable[[str], list[Record]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Loaded:
 
 
 def load_prompts(
-    source: str, split: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float
-) -> Loaded:
+    source: str, split: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float,
+    read: Reader = sources.read,
+) -> Loaded:  # fmt: skip
     """The prompts of a source and split ("train" or "heldout"), the first `count` of a fixed permutation (0: all).
 
     An assistant message at the end of a conversation is its answer, no part of the prompt. The built-in sources have
@@ -54,7 +56,8 @@ def load_prompts(
     prompts are taken once each, the round(heldout_share * n) whose content has the smallest SHA-256 are held out: no
     prompt is in both splits, and a row that is appended moves at most one other. With heldout_share = 0 both splits
     are the whole source. `at_most` allows fewer than `count`. `candidates` and `seed` shape the questions of
-    builtin:icd10, which needs a count.
+    builtin:icd10, which needs a count. `read` reads the rows of a source: a caller that takes several parts of one
+    may remember them.
 
     Raises:
       ValueError: if the source is unknown, cannot be read, or holds fewer prompts than asked for.
@@ -63,7 +66,7 @@ def load_prompts(
         raise ValueError(f"split {split!r}: allowed are 'train', 'heldout'")
     if source in BUILTIN:
         return _builtin(source, split, count, at_most, candidates, seed)
-    records = _read(source)
+    records = _read(source, read)
     unique = _unique(records)
     held = _held_out(set(unique), heldout_share, source)
     if heldout_share:
@@ -75,8 +78,9 @@ def load_prompts(
 
 
 def load_conversations(
-    source: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float
-) -> Loaded:
+    source: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float,
+    read: Reader = sources.read,
+) -> Loaded:  # fmt: skip
     """Examples to imitate: every assistant message is the answer to the messages before it.
 
     So is `answer` to a prompt that ends in a user message. What `load_prompts` holds out of the same source at the
@@ -91,7 +95,7 @@ def load_conversations(
         raise ValueError(
             f"data source {source}: it has no answers to imitate; allowed are builtin:icd10, {sources.FORMS}"
         )
-    records = _read(source)
+    records = _read(source, read)
     held = _held_out(set(_unique(records)), heldout_share, source)
     unique, total = {}, 0
     for record in records:
@@ -135,10 +139,10 @@ def _asset(name: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _read(source: str) -> list[Record]:
+def _read(source: str, read: Reader) -> list[Record]:
     if source.partition(":")[0] not in ("path", "hf"):
         raise ValueError(f"data source {source!r}: allowed are {', '.join(BUILTIN)}, {sources.FORMS}")
-    return sources.read(source)
+    return read(source)
 
 
 def _prompt(record: Record) -> Prompt:

@@ -1,7 +1,6 @@
 """Plan before you pay: what a config would hold and take on devices that need not be here. Loads no model."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -10,7 +9,6 @@ from camopd_jax import chips, footprint, forecast, inputs, preflight, sharding
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import PARTS, Setup
 from camopd_jax.models import known
-from camopd_jax.models.decoder import Lora
 
 USABLE = 0.9  # of a device's memory; the rest is for the runtime, fragments, and what the formulas do not see
 SHORT = 0.25  # of the longest prompts and responses: the second column of times
@@ -53,9 +51,7 @@ def _setup(config: ConfigDict, count: int, checked: bool) -> Setup:
     for name, source in sources.items():
         if checked and source != made:  # that one has the architecture of its base, which is a teacher too
             inputs.check_architecture(config, mesh, name, source, teachers[name])
-    student = known.architecture(base)
-    if config.lora.rank:
-        student = replace(student, lora=Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets)))
+    student = inputs.with_adapter(config, known.architecture(base))
     for cfg in (student, *teachers.values()):
         footprint.elements(cfg, mesh)  # the mesh must divide them
     return Setup(config, mesh, student, teachers)

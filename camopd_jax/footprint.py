@@ -268,5 +268,4 @@ def _shares_base(setup: Setup, name: str) -> bool:
 
 def base_source(config: ConfigDict) -> str:
     """The source of the model from which the student, or its specialisation, starts."""
-    source = config.teachers[config.student]
-    return config.teachers.general if source == preflight.SPECIALISE else source
+    return config.teachers[preflight.base_branch(config)]

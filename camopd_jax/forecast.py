@@ -12,6 +12,7 @@ from camopd_jax import preflight
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import Setup, decoded_rows, elements, kv_bytes, tasks
 from camopd_jax.models.attention import BLOCK, GROUPS
+from camopd_jax.models.decoder import layer_products
 
 EXCHANGE = 10e-6  # seconds that one exchange between devices takes at least
 
@@ -88,8 +89,7 @@ def _passes(setup: Setup, rows: int, columns: int, slots: int, kind: str) -> Wor
     body = sweeps + training * moved
     head = 1 + training * (2 + moved)
     pairs = 1 + training * (2 + (config.micro.remat != "none") + (columns > BLOCK))
-    layer = cfg.width * cfg.head_dim * 2 * (cfg.heads + cfg.kv_heads) + 3 * cfg.width * cfg.mlp_width
-    flops = body * rows * columns * 2 * cfg.layers * layer
+    flops = body * rows * columns * 2 * cfg.layers * layer_products(cfg)
     flops += pairs * rows * attended(columns) * 4 * cfg.layers * cfg.heads * cfg.head_dim
     flops += head * rows * slots * 2 * cfg.vocab_size * cfg.width
     own, copies = elements(cfg, setup.mesh), setup.shards // setup.gathers

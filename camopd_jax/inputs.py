@@ -31,7 +31,7 @@ class Inputs:
     @property
     def specialised(self) -> str | None:
         """The branch whose teacher the run makes."""
-        return next((b for b in self.branches if b not in self.models), None)
+        return preflight.specialised(self.config)
 
     @property
     def base(self) -> Model:
@@ -66,8 +66,6 @@ def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
       ValueError: if a model cannot be read, the mesh does not fit, or the models do not share their tokens.
     """
     mesh, sources = _mesh(config), _sources(config)
-    for source in sources.values():
-        load.check(source)
     opened = {source: load.load(source) for source in dict.fromkeys(sources.values())}
     models = {name: opened[source] for name, source in sources.items()}
     for name, model in models.items():
@@ -109,7 +107,7 @@ def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: De
 
 def base_of(config: ConfigDict, models: dict[str, Model]) -> Model:
     """The model from which the student, or its specialisation, starts."""
-    return models.get(config.student, models["general"])
+    return models[preflight.base_branch(config)]
 
 
 def engine_of(config: ConfigDict, mesh: Mesh, model: Model) -> Engine:
@@ -129,13 +127,16 @@ def engine_of(config: ConfigDict, mesh: Mesh, model: Model) -> Engine:
             f"model source {model.source}: its tokenizer has no chat template; take the model's chat version, or add a "
             "chat_template.jinja"
         )
-    cfg = model.cfg
-    if config.lora.rank:
-        cfg = replace(cfg, lora=Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets)))
     micro = config.micro
     shape = PackShape(micro.rows * sharding.data_shards(mesh), micro.width, micro.slots)
     numerics = Numerics(config.rollout.temperature, micro.logit_chunk, config.precision, tokens)
-    return Engine(cfg, mesh, model.tokenizer, model.stop_ids, shape, numerics)
+    return Engine(with_adapter(config, model.cfg), mesh, model.tokenizer, model.stop_ids, shape, numerics)
+
+
+def with_adapter(config: ConfigDict, cfg: DecoderConfig) -> DecoderConfig:
+    """The student's architecture: a model's, with the adapter that the config asks for."""
+    how = config.lora
+    return replace(cfg, lora=Lora(how.rank, how.alpha, tuple(how.targets))) if how.rank else cfg
 
 
 def _same_tokens(models: dict[str, Model], engine: Engine) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from camopd_jax.inputs import Inputs
-from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.models.decoder import DecoderConfig, layer_products
 
 # Shares of the matrix-product rate that each kind of work reaches, padding and waits included; set so that the
 # stages of one run on 2 CPU cores came out right (docs/performance.md).
@@ -47,8 +47,7 @@ def matmul_rate(size: int = 2048) -> float:
 
 def parameters(cfg: DecoderConfig) -> int:
     """Weights that take part in a product for each token (the tied embedding counts once, as the head)."""
-    attention = cfg.width * cfg.head_dim * 2 * (cfg.heads + cfg.kv_heads)
-    return cfg.layers * (attention + 3 * cfg.width * cfg.mlp_width) + cfg.vocab_size * cfg.width
+    return cfg.layers * layer_products(cfg) + cfg.vocab_size * cfg.width
 
 
 def minutes(work: Work, cfg: DecoderConfig, rate: float, devices: int) -> float:

@@ -30,6 +30,16 @@ def branches(config: ConfigDict) -> tuple[str, ...]:
     return ("general", *sorted(name for name in config.teachers if name != "general"))
 
 
+def specialised(config: ConfigDict) -> str | None:
+    """The branch whose teacher the run makes."""
+    return next((name for name in branches(config) if config.teachers[name] == SPECIALISE), None)
+
+
+def base_branch(config: ConfigDict) -> str:
+    """The branch whose model the student, or the specialisation from which it starts, starts from."""
+    return "general" if config.student == specialised(config) else config.student
+
+
 def check_config(config: ConfigDict) -> None:
     """Validate every value of a recovery config, and that it has all keys and no others.
 

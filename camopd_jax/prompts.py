@@ -1,14 +1,16 @@
 """The prompts of a recovery run: read from their sources, held apart, and turned into tokens."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax import chat, data, preflight
+from camopd_jax import chat, data, preflight, sources
 from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Chat, Encoded
+from camopd_jax.data import Reader
 from camopd_jax.engine import Engine
 from camopd_jax.evals import cached, checks, suite
 
@@ -42,39 +44,45 @@ def load(config: ConfigDict, names: Sequence[str]) -> Loaded:
       ValueError: naming what is wrong, where, and what is allowed.
     """
     e, seed = config.eval, config.seed + 1000
-    made = next((n for n in names if config.teachers[n] == preflight.SPECIALISE), None)
-    heldout = {name: _heldout(config, name, count=e.prompts, seed=seed) for name in names}
+    read = functools.cache(sources.read)  # train, held-out and examples are parts of one source, which is read once
+    made = preflight.specialised(config)
+    heldout = {name: _heldout(config, read, name, count=e.prompts, seed=seed) for name in names}
     full = {
-        name: _heldout(config, name, count=e.general_prompts if name == "general" else e.domain_prompts, seed=e.seed)
+        name: _heldout(
+            config, read, name, count=e.general_prompts if name == "general" else e.domain_prompts, seed=e.seed
+        )
         for name in names
     }
     instructions = _load(
-        config, "builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed
+        config, read, "builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed
     )
     evaluated = [*heldout.values(), *full.values(), instructions]
     for prompt in (p for loaded in full.values() for p in loaded.prompts):
         _check_checks(prompt)
     held = {data.content_hash(p.messages) for loaded in evaluated for p in loaded.prompts}
     return Loaded(
-        train={name: _train(config, name).without(held) for name in names},
+        train={name: _train(config, read, name).without(held) for name in names},
         heldout=heldout,
-        examples=_examples(config, made).without(held) if made else None,
+        examples=_examples(config, read, made).without(held) if made else None,
         general=full.pop("general"),
         instructions=instructions,
         domains=full,
     )
 
 
-def _load(config: ConfigDict, source: str, split: str, share: float, *, count: int, at_most: bool, seed: int):
+def _load(
+    config: ConfigDict, read: Reader, source: str, split: str, share: float, *, count: int, at_most: bool, seed: int
+) -> data.Loaded:
     return data.load_prompts(
-        source, split, count=count, at_most=at_most, candidates=config.icd10.candidates, seed=seed, heldout_share=share
-    )
+        source, split, count=count, at_most=at_most, candidates=config.icd10.candidates, seed=seed, heldout_share=share,
+        read=read,
+    )  # fmt: skip
 
 
-def _train(config: ConfigDict, branch: str) -> data.Loaded:
+def _train(config: ConfigDict, read: Reader, branch: str) -> data.Loaded:
     d = config.data[branch]
     share = 0.0 if d.heldout else config.data.heldout_share
-    loaded = _load(config, d.source, "train", share, count=d.count, at_most=True, seed=config.seed + 1000)
+    loaded = _load(config, read, d.source, "train", share, count=d.count, at_most=True, seed=config.seed + 1000)
     if d.count > loaded.available:
         raise ValueError(
             f"config.data.{branch}.count = {d.count}: {d.source} has {loaded.available} prompts to train on; 0: all"
@@ -82,14 +90,14 @@ def _train(config: ConfigDict, branch: str) -> data.Loaded:
     return loaded
 
 
-def _heldout(config: ConfigDict, branch: str, *, count: int, seed: int) -> data.Loaded:
+def _heldout(config: ConfigDict, read: Reader, branch: str, *, count: int, seed: int) -> data.Loaded:
     """At most `count` held-out prompts of a branch: of a source of their own, or a share of the branch's."""
     d = config.data[branch]
     share = 0.0 if d.heldout else config.data.heldout_share
-    return _load(config, d.heldout or d.source, "heldout", share, count=count, at_most=True, seed=seed)
+    return _load(config, read, d.heldout or d.source, "heldout", share, count=count, at_most=True, seed=seed)
 
 
-def _examples(config: ConfigDict, branch: str) -> data.Loaded:
+def _examples(config: ConfigDict, read: Reader, branch: str) -> data.Loaded:
     """The conversations of the specialisation: `specialise.source`, or the branch's own source."""
     s = config.specialise
     source = s.source or config.data[branch].source
@@ -97,7 +105,7 @@ def _examples(config: ConfigDict, branch: str) -> data.Loaded:
     return data.load_conversations(
         source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
         candidates=config.icd10.candidates, seed=s.seed,
-        heldout_share=0.0 if own_heldout else config.data.heldout_share,
+        heldout_share=0.0 if own_heldout else config.data.heldout_share, read=read,
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """The recovery run, end to end: specialise, evaluate the teachers, recover with CaMOPD, evaluate, report."""
 
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import inputs, loop, metrics, plan, preflight, prompts, sft, sharding, summary
+from camopd_jax import footprint, inputs, loop, metrics, plan, preflight, prompts, sft, sharding, summary
 from camopd_jax.camopd import system as camopd
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Policy
@@ -17,7 +16,6 @@ from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
 from camopd_jax.models import decoder, load
 from camopd_jax.models.conversion import cache_dir
-from camopd_jax.models.export import tensors
 from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
 from camopd_jax.student import Student, Teacher
 from camopd_jax.types import Params, System
@@ -159,7 +157,7 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
             raise ValueError(f"{workdir} has no finished checkpoint yet")
         if step not in (None, *kept):
             raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
-        name = config.student if config.student in record["models"] else "general"
+        name = preflight.base_branch(config)
         base = load.load(record["models"][name][0])  # an hf: source with the commit that it was
         preflight.check_same(workdir, {name: [base.source, base.fingerprint]}, {})
         engine = inputs.engine_of(config, sharding.make_mesh(replica=1, fsdp=-1, tensor=1), base)  # not the run's own
@@ -246,7 +244,7 @@ def _models(read: Inputs) -> list[str]:
     """A line a model that was opened."""
     lines = []
     for name, model in read.models.items():
-        millions = sum(math.prod(shape) for *_, shape in tensors(model.cfg)) / 1e6
+        millions = footprint.parameters(model.cfg) / 1e6
         lines.append(
             f"teachers.{name} {model.source}: {millions:,.1f} million weights, fingerprint {model.fingerprint}"
         )
@@ -256,7 +254,7 @@ def _models(read: Inputs) -> list[str]:
 def _header(config: ConfigDict, workdir: Path) -> str:
     """What will run, where, and how to get the other presets."""
     device, names = jax.devices()[0], preflight.branches(config)
-    made = next((n for n in names if config.teachers[n] == preflight.SPECIALISE), None)
+    made = preflight.specialised(config)
     s, rank = config.specialise, config.lora.rank
     made_by = f"made by {s.steps} updates of {s.batch_size} examples unless cached" if made else ""
     trains = f"an adapter of rank {rank}" if rank else "all weights"

@@ -59,7 +59,7 @@ class Student:
 
         def place() -> Params:
             if shared:
-                return lora.join(self._shared(), engine.no_adapter(self._dtype))
+                return self.whole(engine.no_adapter(self._dtype))
             return engine.place(model.read, self._dtype)
 
         def mixed(alpha: float) -> Policy:

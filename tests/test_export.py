@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from camopd_jax import inputs, metrics, recover
-from camopd_jax.models import export, load
+from camopd_jax.models import decoder, load
 from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.sft import objective
 from camopd_jax.step import make_optimizer
@@ -46,7 +46,7 @@ def make_run(workdir, rank, saved):
         for step in saved:
             params = jax.tree.map(lambda x, n=step: x + n / 100, student.fresh(0))
             read = merged(student.base.read, params, engine.cfg.lora) if rank else of_params(params)
-            states[step] = {(n, i): read(n, i, WHOLE) for n, i, _ in export.tensors(engine.cfg)}
+            states[step] = {(n, i): read(n, i, WHOLE) for n, i, _ in decoder.tensors_of(engine.cfg)}
             checkpoints.save(replace(steps.init(params, jax.random.key(0)), step=jnp.int32(step)), step)
             checkpoints.wait()
     return states
@@ -109,7 +109,7 @@ def test_a_model_source_is_exported(tmp_path, capsys):
     assert main(["export.py", "random:llama", f"--out={tmp_path / 'a' / 'out'}", "--dtype=bfloat16"]) == 0
     assert f"random:llama is in {tmp_path / 'a' / 'out'}" in capsys.readouterr().out
     source = load.load("random:llama")
-    expected = {(n, i): source.read(n, i, WHOLE) for n, i, _ in export.tensors(source.cfg)}
+    expected = {(n, i): source.read(n, i, WHOLE) for n, i, _ in decoder.tensors_of(source.cfg)}
     assert assert_holds(tmp_path / "a" / "out", expected, "bfloat16").stop_ids == source.stop_ids
 
 

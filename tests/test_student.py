@@ -11,7 +11,7 @@ from flax import nnx
 
 from camopd_jax import data, packing, sharding, step
 from camopd_jax.engine import Engine, Numerics
-from camopd_jax.models import decoder, export, load, lora
+from camopd_jax.models import decoder, load, lora
 from camopd_jax.models.decoder import Lora
 from camopd_jax.models.tiny import CONFIG as TINY
 from camopd_jax.models.weights import WHOLE, merged, of_params
@@ -118,7 +118,7 @@ def test_with_adapters_the_base_is_on_the_mesh_once(tmp_path, sizes):
     whole = lora.split(student.whole(trained))[0]
     assert all(a is b for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(shared), strict=True))
     given.start(), made.start()
-    tensors = [(name, layer) for name, layer, _ in export.tensors(TINY)]
+    tensors = [(name, layer) for name, layer, _ in decoder.tensors_of(TINY)]
     assert sorted(set(reads), key=str) == sorted(tensors, key=str)
     if sizes == (1, 1, 1):
         assert len(reads) == len(tensors)
@@ -192,7 +192,7 @@ def test_an_exported_adapter_is_merged_into_the_weights(tmp_path):
     model = load.load(f"path:{tmp_path / 'export'}")
     assert model.cfg == TINY and model.stop_ids == base.stop_ids
     layers = {k: np.asarray(v, np.float64) for k, v in trained["layers"].items()}
-    for name, layer, _ in export.tensors(TINY):
+    for name, layer, _ in decoder.tensors_of(TINY):
         expected = params[name] if layer is None else params["layers"][name][layer]
         if name in ADAPTER.targets:
             expected = expected + 7.0 / 3 * layers[f"{name}_lora_b"][layer] @ layers[f"{name}_lora_a"][layer]

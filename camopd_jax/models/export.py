@@ -13,8 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from camopd_jax.models import decoder
-from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.models.decoder import DecoderConfig, tensors_of
 from camopd_jax.models.huggingface import config_to_hf, tensor_name
 from camopd_jax.models.weights import WHOLE, Read
 
@@ -65,20 +64,9 @@ def _name_tokenizer_class(file: Path) -> None:
     _write_json(file, json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def tensors(cfg: DecoderConfig) -> Iterator[tuple[str, int | None, tuple[int, ...]]]:
-    """(our name, layer or None, shape) of each tensor of a model without adapters."""
-    _, shapes = decoder.split(replace(cfg, lora=None))
-    for name, shape in shapes.items():
-        if name != "layers":
-            yield name, None, shape.shape
-    for layer in range(cfg.layers):
-        for name, shape in shapes["layers"].items():
-            yield name, layer, shape.shape[1:]
-
-
 def _write_weights(directory: Path, cfg: DecoderConfig, read: Read, dtype: np.dtype, shard_bytes: int) -> None:
     files, held = [[]], 0
-    for name, layer, shape in tensors(cfg):
+    for name, layer, shape in tensors_of(cfg):
         size = int(np.prod(shape)) * dtype.itemsize
         if held and held + size > shard_bytes:
             files.append([])

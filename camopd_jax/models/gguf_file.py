@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 from transformers import PreTrainedTokenizerFast
 
 from camopd_jax.models import gguf_header, gguf_tokenizer
-from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.models.decoder import DecoderConfig, tensors_of
 from camopd_jax.models.gguf_header import Tensor
 from camopd_jax.models.rope import RopeScaling, frequencies
 
@@ -173,17 +173,7 @@ def _check_stored(name: str, tensor: Tensor, file_size: int) -> None:
 
 def _check_shapes(cfg: DecoderConfig, tensors: dict[str, Tensor]) -> None:
     """That the file has each tensor of the model in its shape, and no others."""
-    q, kv, width, mlp = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim, cfg.width, cfg.mlp_width
-    layer = {"attn_norm": (width,), "mlp_norm": (width,), "q": (q, width), "k": (kv, width), "v": (kv, width),
-             "o": (width, q), "gate": (mlp, width), "up": (mlp, width), "down": (width, mlp)}  # fmt: skip
-    if cfg.qkv_bias:
-        layer |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,)}
-    if cfg.qk_norm:
-        layer |= {"q_norm": (cfg.head_dim,), "k_norm": (cfg.head_dim,)}
-    expected = {NAMES[key].format(i): shape for key, shape in layer.items() for i in range(cfg.layers)}
-    expected |= {NAMES["embed"]: (cfg.vocab_size, width), NAMES["norm"]: (width,)}
-    if not cfg.tied_head:
-        expected[NAMES["head"]] = (cfg.vocab_size, width)
+    expected = {NAMES[name].format(layer): shape for name, layer, shape in tensors_of(cfg)}
     for name, shape in expected.items():
         if name not in tensors:
             raise ValueError(f"the tensor {name} is missing")

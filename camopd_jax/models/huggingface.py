@@ -4,7 +4,9 @@ Configs are plain dicts, as json.loads gives them; semantics are those of transf
 modeling_rope_utils.py), which reads what version 4 wrote.
 """
 
+import json
 import math
+from pathlib import Path
 
 from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.models.rope import KINDS, RopeScaling
@@ -44,6 +46,17 @@ TOP_NAMES = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", 
 def tensor_name(name: str, layer: int | None) -> str:
     """Hugging Face's name of our parameter: of layer number `layer`, or None for those outside the layers."""
     return TOP_NAMES[name] if layer is None else f"model.layers.{layer}.{LAYER_NAMES[name]}"
+
+
+def read_json(file: Path) -> dict:
+    """The object that a JSON file holds; ValueError, naming the file, where it holds none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} is {value!r:.40}; allowed is a JSON object")
+    return value
 
 
 def config_from_hf(hf: dict) -> DecoderConfig:

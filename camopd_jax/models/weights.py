@@ -44,7 +44,7 @@ def place(read: Read, shapes: Params, shardings: Params, dtype: Any) -> Params:
         name = path[-1].key
         if path[0].key != "layers":
             return tensor(name, None, shape.shape, at)
-        put, stacked = _stack(at, shape.shape, jnp.dtype(dtype))
+        put, stacked = _putter(at), jnp.zeros(shape.shape, dtype, device=at)
         one_at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
         for layer in range(shape.shape[0]):
             stacked = put(stacked, tensor(name, layer, shape.shape[1:], one_at), layer)
@@ -60,15 +60,6 @@ def _putter(at: NamedSharding):
         return jax.lax.dynamic_update_index_in_dim(stacked, one, layer, 0)
 
     return jax.jit(put, donate_argnums=0, out_shardings=at)
-
-
-@functools.cache
-def _zeros(at: NamedSharding, shape: tuple[int, ...], dtype: Any):
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=at)
-
-
-def _stack(at, shape, dtype):
-    return _putter(at), _zeros(at, shape, dtype)()
 
 
 def of_params(params: Params) -> Read:

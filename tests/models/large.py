@@ -62,7 +62,7 @@ class Peak:
 def write(directory: Path, size: int) -> None:
     """A directory of two shards of random weights."""
     cfg, tokenizer, rng = config(size), tiny.tokenizer(), np.random.default_rng(0)
-    shapes = {(name, layer): shape for name, layer, shape in export.tensors(cfg)}
+    shapes = {(name, layer): shape for name, layer, shape in decoder.tensors_of(cfg)}
 
     def read(name, layer, index):
         del index
@@ -87,7 +87,7 @@ def place(directory: Path, mesh: str) -> dict[str, int | float | list[int]]:
         params = jax.block_until_ready(weights.place(model.read, shapes, at, "bfloat16"))
     return {
         "files": [f.stat().st_size for f in sorted(directory.glob("*.safetensors"))],
-        "largest_tensor": max(2 * int(np.prod(shape)) for _, _, shape in export.tensors(model.cfg)),
+        "largest_tensor": max(2 * int(np.prod(shape)) for _, _, shape in decoder.tensors_of(model.cfg)),
         "device_bytes": sum(s.data.nbytes for leaf in jax.tree.leaves(params) for s in leaf.addressable_shards),
         "numpy_peak": tracemalloc.get_traced_memory()[1],
         "anonymous_before": before,

@@ -47,7 +47,7 @@ def saved(tmp_path):
 def assert_reads(model, params, dtype="float32"):
     """That a model's tensors are these, to the last bit, in this dtype."""
     expected = of_params(params)
-    for name, layer, shape in export.tensors(model.cfg):
+    for name, layer, shape in decoder.tensors_of(model.cfg):
         got = model.read(name, layer, WHOLE)
         np.testing.assert_array_equal(got, expected(name, layer, WHOLE).astype(jnp.dtype(dtype)), strict=True)
         assert got.shape == shape
@@ -73,7 +73,7 @@ def edit(file, **changes):
 @pytest.mark.parametrize("change", [{}, {"qk_norm": True, "tied_head": False, "head_dim": 12, "rope_theta": 123.0}])
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path, change, files, dtype):
     cfg, size = replace(tiny.CONFIG, **change), 4 if dtype == "float32" else 2
-    total = size * sum(int(np.prod(shape)) for _, _, shape in export.tensors(cfg))
+    total = size * sum(int(np.prod(shape)) for _, _, shape in decoder.tensors_of(cfg))
     params = write(tmp_path / "new" / "model", cfg, dtype=dtype, shard_bytes=total if files == 1 else total // 2 - size)
     shards = sorted((tmp_path / "new" / "model").glob("*.safetensors"))
     assert len(shards) == files
@@ -316,7 +316,7 @@ def write_gguf(file, params, cfg):
     writer.add_token_types([gguf.TokenType.NORMAL] * 3 + [gguf.TokenType.CONTROL])
     writer.add_token_merges(["a b"])
     read = of_params(params)
-    for name, layer, _ in export.tensors(cfg):
+    for name, layer, _ in decoder.tensors_of(cfg):
         writer.add_tensor(gguf_file.NAMES[name].format(layer), np.ascontiguousarray(read(name, layer, WHOLE)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from camopd_jax import sharding
-from camopd_jax.models import decoder, export, weights
+from camopd_jax.models import decoder, weights
 from camopd_jax.models.decoder import Lora
 from camopd_jax.models.tiny import CONFIG as TINY
 from camopd_jax.models.weights import WHOLE
@@ -59,7 +59,7 @@ def test_each_part_is_read_once_and_one_tensor_after_the_other(sizes):
         reads.append((name, layer, part))
         return plain_read(name, layer, index)
 
-    export_shapes = {(name, layer): shape for name, layer, shape in export.tensors(CFG)}
+    export_shapes = {(name, layer): shape for name, layer, shape in decoder.tensors_of(CFG)}
     at = sharding.param_shardings(sharding.make_mesh(*sizes), SHAPES, decoder.AXES)
     jax.block_until_ready(weights.place(read, SHAPES, at, "float32"))
     assert max(Counter(reads).values()) == 1
@@ -101,7 +101,7 @@ def test_read_from_memory_merges_the_adapter(on_mesh):
     plain = weights.of_params(params)
     merged = weights.merged(plain, params, how)
     layers = jax.tree.map(lambda x: np.asarray(x, np.float64), params["layers"])
-    for name, layer, _ in export.tensors(cfg):
+    for name, layer, _ in decoder.tensors_of(cfg):
         expected = np.asarray(params[name], np.float64) if layer is None else layers[name][layer]
         np.testing.assert_array_equal(plain(name, layer, WHOLE), expected)
         if name in how.targets:
