@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from camopd_jax import data, packing, sampling, sharding
+from camopd_jax import data, packing, sampling, scoring, sharding
 from camopd_jax.models import decoder, lora, weights
 from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.models.weights import Read
@@ -44,19 +45,32 @@ class Engine:
         self._rows = sharding.by_rows(mesh)
         self._sampler = functools.cache(self._build_sampler)
         self._other = functools.cache(lambda other: Engine(other, mesh, tokenizer, stop_ids, shape, numerics))
-        self._score = jax.jit(
-            self.scorer(numerics.temperature, "none"),
-            in_shardings=(self.params_at, self._rows),
-            out_shardings=self._rows,
-        )
+        self._compiled = functools.cache(self._build)
 
-    def scorer(self, temperature: float, remat: str) -> Callable[[Params, PackedTokens], jax.Array]:
-        """The pure function (parameters, packed tokens) -> log-probabilities [R, S] that scoring and training share."""
+    def scorer(self, temperature: float, remat: str, function: Callable = scoring.score) -> Callable[..., jax.Array]:
+        """A function of `scoring` that is left with (parameters, packed tokens, ...); scoring and training share it."""
         n = self.numerics
         return functools.partial(
-            sampling.score, self.graph, temperature=temperature, chunk=n.logit_chunk, dtype=n.dtype, vocab=n.vocab,
+            function,
+            self.graph,
+            temperature=temperature,
+            chunk=n.logit_chunk,
+            dtype=n.dtype,
+            vocab=n.vocab,
             remat=remat,
-        )  # fmt: skip
+        )
+
+    def on_packed(self, function: Callable, params: Params, packed: PackedTokens, *more: jax.Array, **options) -> Any:
+        """What a function of `scoring` gives at the temperature of the run, on the devices; compiled once."""
+        return self._compiled(function, len(more), tuple(options.items()))(params, packed, *more)
+
+    def _build(self, function: Callable, more: int, options: tuple) -> Callable:
+        if function is scoring.hidden:
+            pure = functools.partial(function, self.graph, dtype=self.numerics.dtype)
+        else:
+            pure = functools.partial(self.scorer(self.numerics.temperature, "none", function), **dict(options))
+        shardings = (self.params_at, *[self._rows] * (1 + more))
+        return jax.jit(pure, in_shardings=shardings, out_shardings=self._rows)
 
     def of(self, cfg: DecoderConfig) -> "Engine":
         """An engine for an architecture with the same tokenizer, mesh and numerics: itself, where it is the same."""
@@ -113,9 +127,18 @@ class Engine:
 
     def score(self, params: Params, rollout: Rollout) -> np.ndarray:
         """log pi(y_t | h_t) [B, T] of the rollout's responses, nats; 0 outside the mask."""
+        return self._on_rollout(scoring.score, params, rollout)[0]
+
+    def examine(self, params: Params, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+        """Entropy (nats) of the model's distribution at each response token, and the token's rank in it, [B, T]."""
+        entropy_BT, rank_BT = self._on_rollout(scoring.examine, params, rollout)
+        return entropy_BT, rank_BT
+
+    def _on_rollout(self, function: Callable, params: Params, rollout: Rollout) -> list[np.ndarray]:
         packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape)
-        pending = [self._score(params, batch) for batch in packed.batches]
-        return packed.scatter(np.stack([np.asarray(x) for x in pending]), rollout.response_mask_BT.shape)
+        pending = [jax.tree.leaves(self.on_packed(function, params, batch)) for batch in packed.batches]
+        shape = rollout.response_mask_BT.shape
+        return [packed.scatter(np.stack([np.asarray(x) for x in one]), shape) for one in zip(*pending, strict=True)]
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, without special tokens."""

@@ -32,6 +32,7 @@ class Plan:
     steps: int
     evaluate_every: int  # steps; 0: never
     checkpoint_every: int  # steps
+    diagnose_every: int = 0  # steps; 0: never
 
 
 @contextmanager
@@ -81,6 +82,8 @@ def run(
         with _signals() as seen:
             if plan.evaluate_every and fresh:
                 log.evaluation(system.evaluate(state.params, 0))
+            if plan.diagnose_every and fresh:
+                log.diagnosis(system.diagnose(state, 0))
             for step in range(done, plan.steps):
                 clock, compiled = time.perf_counter(), metrics.compilations()
                 experience = system.collect(state, step)
@@ -90,7 +93,7 @@ def run(
                 row["compilations"] = metrics.compilations() - compiled
                 row["seconds"] = time.perf_counter() - clock
                 row["tokens_per_second"] = row["response_tokens"] / row["seconds"]
-                log.step(row)
+                log.step(row, experience.rollouts)
                 progress.show(step + 1, describe(row))
                 last = step + 1 == plan.steps
                 evaluated = None
@@ -98,6 +101,8 @@ def run(
                     rows = system.evaluate(state.params, step + 1)
                     log.evaluation(rows)
                     evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
+                if plan.diagnose_every and ((step + 1) % plan.diagnose_every == 0 or last):
+                    log.diagnosis(system.diagnose(state, step + 1))
                 if (step + 1) % plan.checkpoint_every == 0 or last or seen:
                     checkpoints.save(state, step + 1, evaluated)
                 if seen:

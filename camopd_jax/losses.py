@@ -3,45 +3,129 @@
 Equation numbers are those of docs/method.md, after CaMOPD (arXiv 2605.27115).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 
-def chunked_logp(
-    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, temperature: float, chunk: int,
-    vocab: int | None = None,
-) -> jax.Array:  # fmt: skip
-    """log softmax(hidden head^T / temperature)[label], without an array of N x V.
+def over_chunks(function: Callable, chunk: int, *arrays_N: jax.Array) -> Any:
+    """function(*chunks of the arrays' first axis), put together again: a tree of arrays that begin with N.
+
+    A chunk is computed again in the backward pass, which is what keeps [N, V] out of memory.
+
+    Raises:
+      ValueError: if chunk is not positive.
+    """
+    if chunk <= 0:
+        raise ValueError(f"chunk = {chunk}: must be positive")
+    n = arrays_N[0].shape[0]
+    chunk = min(chunk, n)
+    laid = [jnp.pad(a, [(0, -n % chunk)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, chunk, *a.shape[1:]) for a in arrays_N]
+    out = jax.lax.map(lambda x: jax.checkpoint(function)(*x), tuple(laid))
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:n], out)
+
+
+def logits_of(hidden_CD: jax.Array, head_VD: jax.Array, temperature: float, vocab: int | None) -> jax.Array:
+    """hidden head^T / temperature [C, V] in float32; -inf at ids that are no tokens.
 
     Args:
-      hidden_ND: final hidden states; head_VD: output embedding; labels_N: token ids.
       temperature: tau > 0, the one that the sampler used.
-      chunk: tokens whose logits [chunk, V] exist at a time, forward and backward.
       vocab: ids from here on pad the embedding and have no probability; None: all ids are tokens.
 
+    Raises:
+      ValueError: if temperature is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature = {temperature}: must be positive")
+    logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
+    return known_tokens(logits_CV / temperature, vocab)
+
+
+def chunked_logp(
+    hidden_ND: jax.Array, head_VD: jax.Array, ids: jax.Array, temperature: float, chunk: int, vocab: int | None = None
+) -> jax.Array:
+    """log softmax(hidden head^T / temperature) at some token ids, without an array of N x V.
+
+    Args:
+      hidden_ND: final hidden states; head_VD: output embedding; ids: a token id for each [N], or several [N, K].
+      chunk: tokens whose logits [chunk, V] exist at a time, forward and backward.
+      temperature, vocab: as in `logits_of`.
+
     Returns:
-      Log-probabilities [N] in nats, float32.
+      Log-probabilities in nats, float32, of the shape of `ids`.
 
     Raises:
       ValueError: if chunk or temperature is not positive.
     """
-    if chunk <= 0 or temperature <= 0:
-        raise ValueError(f"chunk ({chunk}) and temperature ({temperature}) must be positive")
-    n = hidden_ND.shape[0]
-    chunk = min(chunk, n)
-    pad = -n % chunk
 
-    # Recomputing a chunk's logits in the backward pass is what keeps [N, V] out of memory.
-    @jax.checkpoint
+    def one(hidden_CD, ids_CK):
+        logits_CV = logits_of(hidden_CD, head_VD, temperature, vocab)
+        return jnp.take_along_axis(logits_CV, ids_CK, axis=1) - jax.nn.logsumexp(logits_CV, axis=1, keepdims=True)
+
+    return over_chunks(one, chunk, hidden_ND, ids.reshape(len(ids), -1)).reshape(ids.shape)
+
+
+def chunked_examination(
+    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, temperature: float, chunk: int,
+    vocab: int | None = None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Entropy (nats) of each token's distribution, and the rank of its label in it (0: the most likely), both [N]."""
+
     def one(hidden_CD, labels_C):
-        logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
-        logits_CV = known_tokens(logits_CV / temperature, vocab)
-        picked_C = jnp.take_along_axis(logits_CV, labels_C[:, None], axis=1)[:, 0]
-        return picked_C - jax.nn.logsumexp(logits_CV, axis=1)
+        logits_CV = logits_of(hidden_CD, head_VD, temperature, vocab)
+        logp_CV = jax.nn.log_softmax(logits_CV, axis=1)
+        p_CV = jnp.exp(logp_CV)
+        picked_C1 = jnp.take_along_axis(logits_CV, labels_C[:, None], axis=1)
+        entropy_C = -jnp.sum(jnp.where(p_CV > 0, p_CV * logp_CV, 0.0), axis=1)
+        return entropy_C, jnp.sum(logits_CV > picked_C1, axis=1)
 
-    hidden = jnp.pad(hidden_ND, ((0, pad), (0, 0))).reshape(-1, chunk, hidden_ND.shape[1])
-    labels = jnp.pad(labels_N, (0, pad)).reshape(-1, chunk)
-    return jax.lax.map(lambda x: one(*x), (hidden, labels)).reshape(-1)[:n]
+    return over_chunks(one, chunk, hidden_ND, labels_N)
+
+
+def chunked_top_ids(
+    hidden_ND: jax.Array, head_VD: jax.Array, k: int, temperature: float, chunk: int, vocab: int | None = None
+) -> jax.Array:
+    """The k most likely tokens of each position [N, k], the most likely first."""
+
+    def one(hidden_CD):
+        return jax.lax.top_k(logits_of(hidden_CD, head_VD, temperature, vocab), k)[1]
+
+    return over_chunks(one, chunk, hidden_ND)
+
+
+def chunked_reverse_kl(
+    hidden_ND: jax.Array, head_VD: jax.Array, teacher_hidden_ND: jax.Array, teacher_head_VD: jax.Array,
+    temperature: float, chunk: int,
+) -> jax.Array:  # fmt: skip
+    """KL(pi_theta || pi_T) = sum_v pi_theta(v) (log pi_theta(v) - log pi_T(v)) of each position [N], nats.
+
+    Over the whole vocabulary, of which the logits of `chunk` positions exist at a time, of both models; the teacher's
+    width may be another. Constant in the teacher.
+    """
+    teacher_hidden_ND, teacher_head_VD = jax.lax.stop_gradient((teacher_hidden_ND, teacher_head_VD))
+
+    def one(hidden_CD, teacher_hidden_CD):
+        logp_CV = jax.nn.log_softmax(logits_of(hidden_CD, head_VD, temperature, None), axis=1)
+        teacher_CV = jax.nn.log_softmax(logits_of(teacher_hidden_CD, teacher_head_VD, temperature, None), axis=1)
+        return jnp.sum(jnp.exp(logp_CV) * (logp_CV - teacher_CV), axis=1)
+
+    return over_chunks(one, chunk, hidden_ND, teacher_hidden_ND)
+
+
+LEAST_TAIL = 1e-6  # in float32 the tail, 1 - sum, is known to about this; below it the bucket is constant
+
+
+def top_k_reverse_kl(logp_NK: jax.Array, teacher_logp_NK: jax.Array) -> jax.Array:
+    """Reverse KL [N] of two distributions that are known at K ids each, all other ids being one bucket, nats.
+
+    sum_k p_k log(p_k / q_k) + p_rest log(p_rest / q_rest): a lower bound of the KL over the vocabulary.
+    """
+    p_NK, q_NK = jnp.exp(logp_NK), jnp.exp(teacher_logp_NK)
+    rest_N, teacher_rest_N = (jnp.maximum(1.0 - jnp.sum(x, axis=1), LEAST_TAIL) for x in (p_NK, q_NK))
+    head_N = jnp.sum(p_NK * (logp_NK - teacher_logp_NK), axis=1)
+    return head_N + rest_N * (jnp.log(rest_N) - jnp.log(teacher_rest_N))
 
 
 def known_tokens(logits_BV: jax.Array, vocab: int | None) -> jax.Array:
@@ -82,3 +166,11 @@ def nll_token_loss(logp: jax.Array, credit: jax.Array) -> jax.Array:
 def weighted_sum(token_loss_RS: jax.Array, weight_RS: jax.Array) -> jax.Array:
     """The loss of a micro-batch: slots weighted by their share of the mean; empty slots weigh 0."""
     return jnp.sum(jnp.where(weight_RS > 0, token_loss_RS * weight_RS, 0.0))
+
+
+def divergence_token_loss(divergence: jax.Array, credit: jax.Array) -> jax.Array:
+    """r_b D(pi_theta || pi_T) for each token, any shape: a divergence over the vocabulary has a gradient of its own.
+
+    The credit is the factor r_b; no importance weight, since the sampled token is not in the divergence.
+    """
+    return jax.lax.stop_gradient(credit) * divergence

@@ -31,6 +31,13 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
     os.replace(staged, path)
 
 
+def write_json(path: Path, record: dict) -> None:
+    """Put a record in the place of a file's, whole or not at all."""
+    staged = path.with_suffix(".tmp")
+    staged.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    os.replace(staged, path)
+
+
 class Jsonl:
     """One JSON object a line, flushed at once; on resume the lines after the restored step are dropped."""
 
@@ -51,25 +58,37 @@ class RunLog:
 
     def __init__(self, workdir: Path, step: int):
         workdir.mkdir(parents=True, exist_ok=True)
-        self._metrics = Jsonl(workdir / "metrics.jsonl", step)
-        self._evals = Jsonl(workdir / "eval.jsonl", step)
+        self._metrics, self._evals, self._rollouts, self._diagnostics = (
+            Jsonl(workdir / f"{name}.jsonl", step) for name in ("metrics", "eval", "rollouts", "diagnostics")
+        )
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def step(self, row: dict) -> None:
+    def step(self, row: dict, rollouts: list[dict]) -> None:
+        for rollout in rollouts:
+            self._rollouts.write(rollout)
         self._metrics.write(row)
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._board.add_scalar(f"{row['branch']}/{name}", value, row["step"])
+        self._scalars(row["branch"], row, row["step"])
 
     def evaluation(self, rows: list[dict]) -> None:
         for row in rows:
             self._evals.write(row)
             self._board.add_scalar(f"eval/{row['task']}/{row['metric']}", row["value"], row["step"])
 
+    def diagnosis(self, rows: list[dict]) -> None:
+        for row in rows:
+            self._diagnostics.write(row)
+            self._scalars("diagnostics", row, row["step"])
+
+    def _scalars(self, prefix: str, tree: dict, step: int) -> None:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                self._scalars(f"{prefix}/{name}", value, step)
+            elif isinstance(value, (int, float)) and name != "step":
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
     def close(self) -> None:
-        self._metrics.close()
-        self._evals.close()
-        self._board.close()
+        for file in (self._metrics, self._evals, self._rollouts, self._diagnostics, self._board):
+            file.close()
 
 
 def write_config(workdir: Path, config: ConfigDict, models: dict[str, list[str]], data: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.chat import LONG_PROMPTS, THINKING
 from camopd_jax.models.decoder import REMAT, TARGETS
@@ -20,7 +21,9 @@ SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 # What a run that goes on may change; every other key shapes the updates that it has made already.
-MAY_CHANGE = ("steps", "checkpoint.", "eval.", "export.", "mesh.", "micro.", "rollout.rows_at_once")
+MAY_CHANGE = (
+    "steps", "checkpoint.", "eval.", "diagnostics.", "report.", "export.", "mesh.", "micro.", "rollout.rows_at_once",
+)  # fmt: skip
 
 CHECKPOINT_FILES = ("_METADATA", "manifest.ocdbt")  # that a checkpoint of Orbax cannot be read without
 
@@ -94,9 +97,11 @@ def check_config(config: ConfigDict) -> None:
     whole("eval.batch_size", "eval.max_new_tokens", "eval.max_domain_tokens", "eval.max_instruction_tokens")
     whole("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "eval.instructions", least=2)
     whole("seed", "specialise.seed", "specialise.count", "checkpoint.keep_best", "eval.every", "eval.seed", least=0)
+    whole("diagnostics.every", "report.rollouts", "report.answers", least=0)
+    whole("diagnostics.prompts")
     whole("lora.rank", least=0)
     whole(*(f"mesh.{axis}" for axis in MESH_AXES), least=-1)
-    need("eval.interpolation", lambda v: 0 <= v <= 1, "between 0 and 1")
+    need("eval.interpolation", lambda v: all(0 < a < 1 for a in v), "a tuple of numbers between 0 and 1, both excluded")
     need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
     need("icd10.candidates", lambda v: type(v) is int and 2 <= v <= 10, "2 to 10")
     need("lora.targets", lambda v: len(v) > 0 and set(v) <= set(TARGETS), f"a non-empty tuple out of {TARGETS}")
@@ -108,6 +113,14 @@ def check_config(config: ConfigDict) -> None:
     one_of("student", names)
     need("camopd.cycle", lambda v: len(v) > 0 and set(v) <= set(names), f"a non-empty tuple of branches out of {names}")
     need("camopd.weight_band", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")
+    one_of("camopd.method", tuple(methods.METHODS))
+    one_of("camopd.loss", methods.LOSSES)
+    one_of("camopd.selectkd.test", methods.TESTS)
+    whole("camopd.loss_top_k", "camopd.selectkd.top_k")
+    need("camopd.selectkd.beta", lambda v: 0 <= v < 1, "at least 0 and below 1")
+    need("camopd.relaxed.mixture", lambda v: 0 < v < 0.5, "above 0 and below 0.5")
+    for place in ("first", "last"):
+        need(f"camopd.relaxed.{place}_fraction", lambda v: 0 < v <= 1, "above 0 and at most 1")
     for branch in names:
         one_of(f"camopd.demand.{branch}", tuple(DEMANDS))
         need(f"camopd.rho.{branch}", lambda v: 0 < v <= 1, "above 0 and at most 1")
@@ -121,6 +134,7 @@ def check_config(config: ConfigDict) -> None:
         )  # fmt: skip
     _check_no_others(config, known)
     _check_lengths(config)
+    methods.check(config)
 
 
 def _check_no_others(config: ConfigDict, known: set[str]) -> None:
@@ -183,11 +197,14 @@ def _check_lengths(config: ConfigDict) -> None:
 
 
 def check_devices(config: ConfigDict, shards: int) -> None:
-    """Raise ValueError unless the prompts of a step can be spread evenly over the data shards."""
-    if config.rollout.batch_size % shards:
+    """Raise ValueError unless the prompts of each branch in a step can be spread evenly over the data shards."""
+    batch = config.rollout.batch_size
+    turns = methods.METHODS[config.camopd.method].turns(tuple(config.camopd.cycle), 0, batch)
+    if any(turn.rows % shards for turn in turns):
+        parts = " + ".join(str(turn.rows) for turn in turns)
         raise ValueError(
-            f"config.rollout.batch_size = {config.rollout.batch_size}: allowed is a multiple of {shards}, the devices "
-            "over which a batch is spread (mesh.replica x mesh.fsdp)"
+            f"config.rollout.batch_size = {batch}: {'its parts, ' + parts + ', are' if len(turns) > 1 else 'it is'} "
+            f"spread over {shards} devices (mesh.replica x mesh.fsdp); allowed is a multiple of {shards} for each"
         )
 
 

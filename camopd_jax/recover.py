@@ -8,11 +8,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import footprint, inputs, loop, metrics, plan, preflight, prompts, sft, sharding, summary
+from camopd_jax import footprint, inputs, loop, metrics, plan, preflight, prompts, scoring, sft, sharding, summary
+from camopd_jax.camopd import records
 from camopd_jax.camopd import system as camopd
+from camopd_jax.camopd.diagnostics import Diagnostics
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Policy
-from camopd_jax.evals import cached, suite
+from camopd_jax.evals import cached, checks, suite
 from camopd_jax.inputs import Inputs
 from camopd_jax.models import decoder, load
 from camopd_jax.models.conversion import cache_dir
@@ -49,12 +51,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
         teachers[read.specialised] = specialise(read, student, workdir)
     teachers = {name: teachers[name] for name in read.branches}
     evaluate = _full_evaluation(read, teachers)
-    found = {}
+    found: dict[str, cached.Evaluation] = {}
     for name, teacher in teachers.items():
         title = f"{name} teacher = start" if name == config.student else f"{name} teacher"
         found[title] = evaluate(f"{name} teacher", teacher.policy, teacher.fingerprint)
-    start, alpha = teachers[config.student], config.eval.interpolation
-    if _mixes(read, config.student):
+    start = teachers[config.student]
+    for alpha in config.eval.interpolation if _mixes(read, config.student) else ():
         title = f"interpolation {alpha:g}"
         found[title] = evaluate(title, start.mixed(alpha), f"{start.fingerprint}-{alpha:g}")
     trained = recover(read, student, teachers, workdir)
@@ -91,7 +93,7 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
         )  # fmt: skip
         with Checkpoints(stage / "checkpoints", keep_last=1, keep_best=0, best_metric="") as checkpoints:
             state = loop.run(
-                System(collect, lambda params, step: []),
+                System(collect, lambda params, step: [], lambda state, step: []),
                 steps,
                 loop.Plan("specialise", s.steps, 0, s.checkpoint_every),
                 stage,
@@ -112,19 +114,28 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
 def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdir: Path) -> Params:
     """Run CaMOPD and return the parameters that trained."""
     config, engine = read.config, read.engine
+    c, branches = config.camopd, read.branches
     frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()})
     shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
+    at_most = -(-config.report.rollouts // config.steps)
+    record = records.recorder(engine, tuple(c.weight_band), at_most)
+    diagnose = Diagnostics(
+        engine, frozen, branches, shape, prompts=config.diagnostics.prompts, seed=config.eval.seed,
+        shapes=student.shapes, frozen=student.frozen, whole=student.whole,
+    )  # fmt: skip
     system = System(
-        camopd.collector(engine, frozen, read.branches, tuple(config.camopd.cycle), shape, config.seed, student.whole),
-        camopd.evaluator(engine, frozen, read.branches, shape, config.eval.seed, student.whole),
+        camopd.collector(engine, frozen, branches, c, shape, config.steps, config.seed, student.whole, record),
+        camopd.evaluator(engine, frozen, branches, shape, config.eval.seed, student.whole),
+        diagnose,
     )
-    objective = camopd.objective(tuple(config.camopd.weight_band))
+    function, objective = camopd.scored_by(c)
     optimizer = make_optimizer(**config.optim, decay_steps=0)
+    temperature = config.rollout.temperature
     with checkpoints_of(config, workdir, read_only=False) as checkpoints:
         state = loop.run(
             system,
-            _steps(config, engine, student, objective, optimizer, temperature=config.rollout.temperature),
-            loop.Plan("recover", config.steps, config.eval.every, config.checkpoint.every),
+            _steps(config, engine, student, objective, optimizer, temperature, function),
+            loop.Plan("recover", config.steps, config.eval.every, config.checkpoint.every, config.diagnostics.every),
             workdir,
             checkpoints,
             teachers[config.student].start,
@@ -170,9 +181,10 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
 
 
 def _steps(
-    config: ConfigDict, engine: Engine, student: Student, objective: Callable, optimizer: Optimizer, temperature: float
-) -> Steps:
-    score = engine.scorer(temperature, config.micro.remat)
+    config: ConfigDict, engine: Engine, student: Student, objective: Callable, optimizer: Optimizer, temperature: float,
+    function: Callable = scoring.score,
+) -> Steps:  # fmt: skip
+    score = engine.scorer(temperature, config.micro.remat, function)
     return build_steps(score, student.shapes, engine.mesh, decoder.AXES, objective, optimizer, student.frozen())
 
 
@@ -199,14 +211,14 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
     policies = {name: teacher.policy for name, teacher in teachers.items()}
     reference = cached.reference(shaped_by, lambda: evaluation.reference(policies["general"]))
 
-    def evaluate(title: str, policy: Policy, fingerprint: str | None) -> dict[str, suite.Measure]:
+    def evaluate(title: str, policy: Policy, fingerprint: str | None) -> cached.Evaluation:
         def compute():
             print(f"evaluating: {title} ...", flush=True)
             is_general = fingerprint == teachers["general"].fingerprint
             return evaluation.run(policy, policies, reference, is_general)
 
         key = shaped_by | {"model": fingerprint, "scored_by": scored_by}
-        return cached.measures(key, compute) if fingerprint else compute()
+        return cached.evaluation(key, compute) if fingerprint else compute()
 
     return evaluate
 
@@ -216,8 +228,10 @@ def _digest(task: suite.Task) -> str:
     return cached.digest([task.max_new_tokens, [x.tolist() for x in task.encoded], checks])
 
 
-def _report(read: Inputs, workdir: Path, models: dict[str, dict[str, suite.Measure]]) -> None:
+def _report(read: Inputs, workdir: Path, found: dict[str, cached.Evaluation]) -> None:
     """Print and write the table, the ratios and the plots; add the full evaluations to eval.jsonl."""
+    models = {title: measures for title, (measures, _) in found.items()}
+    metrics.write_jsonl(workdir / "answers.jsonl", _answers(read, {title: a for title, (_, a) in found.items()}))
     lines, student = read.suite.lines(), read.config.student
     general, start = next(iter(models.values())), models[f"{student} teacher = start"]
     after = {name: m for name, m in models.items() if "teacher" not in name}
@@ -238,6 +252,19 @@ def _report(read: Inputs, workdir: Path, models: dict[str, dict[str, suite.Measu
     plots.mkdir(exist_ok=True)
     summary.plot_recovery(plots / "recovery.png", steps, short, list(read.branches))
     summary.plot_gaps(plots / "gaps.png", steps, list(read.branches))
+    metrics.write_json(workdir / "evaluation.json", summary.record(models, lines, student, kept))
+
+
+def _answers(read: Inputs, models: dict[str, dict[str, list[str]]]) -> list[dict]:
+    """Rows of answers.jsonl: what the models answered to the first held-out prompts of each task."""
+    rows = []
+    for name, task in read.suite.checked.items():
+        for i, prompt in enumerate(task.prompts[: read.config.report.answers]):
+            shown = {"task": name, "id": prompt.id, "prompt": prompt.messages[-1]["content"]}
+            for title, answers in models.items():
+                passed = checks.passes(answers[name][i], prompt.checks)
+                rows.append(shown | {"model": title, "answer": answers[name][i], "passed": passed})
+    return rows
 
 
 def _models(read: Inputs) -> list[str]:

@@ -1,7 +1,7 @@
-"""Prompts to responses, and log-probabilities of given responses: the pure functions that are jitted.
+"""Prompts to responses: the pure function that is jitted.
 
-Both score with the same forward pass and the same temperature, so that a sampled token's log-probability
-and the same token rescored under the same weights agree to rounding.
+It uses the forward pass and the temperature of `scoring`, so that a sampled token's log-probability and the same
+token rescored under the same weights agree to rounding.
 """
 
 import jax
@@ -10,7 +10,7 @@ from flax import nnx
 
 from camopd_jax import losses
 from camopd_jax.models import decoder as decoders
-from camopd_jax.types import PackedTokens, Params
+from camopd_jax.types import Params
 
 
 def categorical(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
@@ -36,11 +36,6 @@ def categorical(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     inside_BC = jnp.take_along_axis(mass_BnC, block_B[:, None, None], axis=1)[:, 0]
     before_B = jnp.where(block_B > 0, jnp.take_along_axis(ends_Bn, block_B[:, None] - 1, axis=1)[:, 0], 0.0)
     return block_B * block + first_above(jnp.cumsum(inside_BC, axis=1), target_B - before_B, inside_BC)
-
-
-def in_dtype(params: Params, dtype: str) -> Params:
-    """The parameters as they are computed with; a student's master weights may be of a higher precision."""
-    return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
 def sample(
@@ -72,7 +67,7 @@ def sample(
       log-probabilities in nats under the distribution sampled from (for greedy: at temperature 1), 0 outside
       the mask.
     """
-    decoder = nnx.merge(graph, in_dtype(params, dtype))
+    decoder = nnx.merge(graph, decoders.in_dtype(params, dtype))
     batch, prompt_length = prompt_BP.shape
     steps = max_new_tokens
 
@@ -128,24 +123,3 @@ def sample(
     out = emit(empty, token_B, logp_B, alive_B, 0)
     carry = (jnp.int32(1), token_B, ~jnp.isin(token_B, stop), cache, out)
     return jax.lax.while_loop(unfinished, step, carry)[-1]
-
-
-def score(
-    graph: nnx.GraphDef,
-    params: Params,
-    packed: PackedTokens,
-    *,
-    temperature: float,
-    chunk: int,
-    dtype: str,
-    vocab: int | None = None,
-    remat: str = "none",
-) -> jax.Array:
-    """log pi(y_t | h_t) of the slots' tokens [R, S], nats; 0 in empty slots. Never holds [R, S, V]."""
-    decoder = nnx.merge(graph, in_dtype(params, dtype))
-    hidden_RSD = decoders.packed_hidden(decoder, packed, remat)
-    rows, slots, width = hidden_RSD.shape
-    logp_N = losses.chunked_logp(
-        hidden_RSD.reshape(-1, width), decoder.head_VD(), packed.labels_RS.reshape(-1), temperature, chunk, vocab
-    )
-    return jnp.where(packed.slot_mask_RS, logp_N.reshape(rows, slots), 0.0)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from camopd_jax import sharding
 from camopd_jax.models import lora
-from camopd_jax.types import PackedTokens, Params, TrainState, Update
+from camopd_jax.types import Params, TrainState, Update
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ def make_optimizer(
     return Optimizer(optax.chain(optax.clip_by_global_norm(clip_norm), *rule), rate, clip_norm)
 
 
+def first_moment(state: TrainState) -> Params | None:
+    """Adam's running mean of the gradients; None where the optimiser keeps none."""
+    return next((s.mu for s in state.opt_state if hasattr(s, "mu")), None)
+
+
 @dataclass(frozen=True)
 class Steps:
     """The jitted pieces of one update."""
@@ -61,7 +66,7 @@ class Steps:
 
 
 def build_steps(
-    score: Callable[[Params, PackedTokens], jax.Array],
+    score: Callable[..., jax.Array],
     shapes: Params,
     mesh: Mesh,
     axes: dict,
@@ -72,9 +77,10 @@ def build_steps(
     """Compile-once functions for one model, mesh and objective.
 
     Args:
-      score: (all parameters, packed tokens) -> log-probabilities of the slots [R, S]; what is differentiated.
+      score: (all parameters, packed tokens, *update.teacher) -> a figure of each slot [R, S], its log-probability or a
+        divergence; what is differentiated.
       shapes: of the parameters that train, whose logical axes are in `axes`.
-      objective: (logp_RS, update) -> the micro-batch's share of the loss, and a dict of sums for the log.
+      objective: (those figures, update) -> the micro-batch's share of the loss, and a dict of sums for the log.
       frozen: parameters beside which an adapter trains; {} where all train.
     """
     params_at = sharding.param_shardings(mesh, shapes, axes)
@@ -86,7 +92,8 @@ def build_steps(
     )
 
     def loss(params, update, frozen):
-        return objective(score(lora.join(frozen, params) if frozen else params, update.packed), update)
+        params = lora.join(frozen, params) if frozen else params
+        return objective(score(params, update.packed, *update.teacher), update)
 
     def micro(params, grads, update, frozen):
         (value, sums), new = jax.value_and_grad(loss, has_aux=True)(params, update, frozen)
@@ -94,7 +101,7 @@ def build_steps(
 
     def measure(state, grads):
         norm = optax.tree.norm(grads)
-        moment = next((s.mu for s in state.opt_state if hasattr(s, "mu")), None)
+        moment = first_moment(state)
         figures = {"grad_norm": norm, "lr": optimizer.learning_rate(state.step)}
         figures["clip_rate"] = (norm > optimizer.clip_norm).astype(jnp.float32)
         if moment is not None:
@@ -111,6 +118,7 @@ def build_steps(
     def init(params, key):
         return TrainState(params, optimizer.tx.init(params), jnp.int32(0), key)
 
+    rows = sharding.by_rows(mesh)
     abstract = jax.tree.map(
         lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
         jax.eval_shape(init, shapes, jax.random.key(0)),
@@ -121,7 +129,7 @@ def build_steps(
         zeros=jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at),
         micro=jax.jit(
             micro,
-            in_shardings=(params_at, params_at, sharding.by_rows(mesh), None),
+            in_shardings=(params_at, params_at, Update(rows, rows, rows, rows, teacher=None), None),
             out_shardings=(params_at, sharding.replicated(mesh)),
             donate_argnums=1,
         ),

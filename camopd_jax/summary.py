@@ -1,5 +1,6 @@
 """What a recovery run tells its user: the table, the ratios with their intervals, and the plots."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,25 @@ import matplotlib.pyplot as plt
 from camopd_jax.evals.suite import Line, Measure, ratio_interval
 
 COLORS = ("#1f6fb4", "#d1701f", "#3a8a4d", "#8a4fa3", "#b03a48")  # of the branches, in order
+
+
+def record(models: dict[str, dict[str, Measure]], lines: Sequence[Line], student: str, checked: Sequence[str]) -> dict:
+    """evaluation.json: every measure by held-out item, for reports and for comparisons between runs.
+
+    `student` names the branch at whose teacher it starts, `checked` the branches whose answers can be told right.
+    """
+    return {
+        "lines": [dataclasses.asdict(line) for line in lines],
+        "models": {
+            title: {
+                name: {"numerator": m.numerator.tolist(), "denominator": m.denominator.tolist()}
+                for name, m in measures.items()
+            }
+            for title, measures in models.items()
+        },
+        "student": student,
+        "checked": list(checked),
+    }
 
 
 def table(models: dict[str, dict[str, Measure]], lines: Sequence[Line]) -> str:
@@ -64,11 +84,17 @@ def _cell(interval: tuple | None) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*interval)
 
 
+def of_branch(steps: list[dict], branch: str) -> list[dict]:
+    """A branch's own figures of each step on it, from the rows of metrics.jsonl."""
+    return [{"step": row["step"], **row["branches"][branch]} for row in steps if branch in row["branches"]]
+
+
 def plot_recovery(path: Path, steps: list[dict], evaluations: list[dict], branches: Sequence[str]) -> None:
     """Sampled reverse KL to each teacher: each training batch, and held-out prompts over the steps."""
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for branch, color in zip(branches, itertools.cycle(COLORS), strict=False):
-        mine = [r for r in steps if r["branch"] == branch]
+        mine = of_branch(steps, branch)
+        mine = [r for r in mine if "reverse_kl" in r]
         held = [r for r in evaluations if r["task"] == branch and r["metric"] == "short_reverse_kl"]
         axis.plot([r["step"] for r in mine], [r["reverse_kl"] for r in mine], ".", color=color, alpha=0.45,
                   label=f"{branch} teacher, training batches")  # fmt: skip
@@ -85,7 +111,7 @@ def plot_gaps(path: Path, steps: list[dict], branches: Sequence[str]) -> None:
     """The mean gap of each batch by branch, and the share of the batch that was selected."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5.4), sharex=True, layout="constrained")
     for branch, color in zip(branches, itertools.cycle(COLORS), strict=False):
-        mine = [r for r in steps if r["branch"] == branch]
+        mine = of_branch(steps, branch)
         at = [r["step"] for r in mine]
         top.plot(at, [r["gap_abs"] for r in mine], "o-", color=color, label=f"{branch}: mean |gap|")
         top.plot(at, [r["gap_positive"] for r in mine], "s--", color=color, alpha=0.6,

@@ -10,7 +10,7 @@ Log-probabilities are natural logs (nats) in float32. Masks are boolean, True wh
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.struct
@@ -50,6 +50,7 @@ class Update:
     credit_RS: jax.Array  # A_t, constant under the gradient
     weight_RS: jax.Array  # the sequence's share of the mean, over its length; 0 in empty slots
     sampler_logp_RS: jax.Array
+    teacher: tuple[jax.Array, ...] = ()  # what a divergence over the vocabulary needs: see camopd.divergence
 
 
 @flax.struct.dataclass
@@ -66,9 +67,10 @@ class TrainState:
 class Experience:
     """What a system collected for one step: micro-batches to train on, and figures for the log."""
 
-    branch: str
+    branch: str  # or several, joined by "+"
     updates: list[Update]
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
+    rollouts: list[dict] = field(default_factory=list)  # some of the responses, as rows of rollouts.jsonl
 
 
 @dataclass(frozen=True)
@@ -76,4 +78,5 @@ class System:
     """What tells one training method from another, its objective (in `Steps`) aside; the loop is the same for all."""
 
     collect: Callable[[TrainState, int], Experience]
-    evaluate: Callable[[Params, int], list[dict]]
+    evaluate: Callable[[Params, int], list[dict]]  # rows of eval.jsonl
+    diagnose: Callable[[TrainState, int], list[dict]]  # rows of diagnostics.jsonl

@@ -66,6 +66,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.rollout.temperature = 1.0  # tau of sampler, student and teachers alike
 
     c.camopd = ConfigDict()
+    # "camopd"; its ablations "no_selection", "no_scaling", "mix"; "vanilla_mopd", "relaxed_opd", "selectkd",
+    # "off_policy_kd", "general_only" (docs/method.md)
+    c.camopd.method = "camopd"
     c.camopd.cycle = ("general", "general", "general", "domain")  # branch of each step, repeated
     c.camopd.demand = ConfigDict()  # a sample's score: "absolute" mean |gap|, "positive" mean max(gap, 0)
     c.camopd.demand.general = "absolute"
@@ -77,6 +80,16 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.camopd.scale.general = 2.0
     c.camopd.scale.domain = 1.0
     c.camopd.weight_band = (0.5, 5.0)  # importance weights outside are 0
+    c.camopd.loss = "sampled"  # on the sampled token, or a reverse KL over the vocabulary: "full", "top_k"
+    c.camopd.loss_top_k = 64  # tokens of "top_k", the student's most likely ones; all others are one bucket
+    c.camopd.relaxed = ConfigDict()  # of relaxed_opd
+    c.camopd.relaxed.mixture = 0.1  # lambda: the gap is bounded from below by log(lambda / (1 - lambda))
+    c.camopd.relaxed.first_fraction = 0.2  # of the tokens, those of highest entropy, that train in the first step
+    c.camopd.relaxed.last_fraction = 1.0  # and in the last one
+    c.camopd.selectkd = ConfigDict()
+    c.camopd.selectkd.test = "top_k"  # of the student's token by the teacher, or "speculative"
+    c.camopd.selectkd.top_k = 10  # tokens that the teacher accepts
+    c.camopd.selectkd.beta = 0.0  # weight of a rejected token
 
     c.lora = ConfigDict()  # of the student and of the specialisation alike
     c.lora.rank = 0  # of the adapter beside each target; 0: all weights train
@@ -115,7 +128,15 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.eval.max_instruction_tokens = 64  # of instruction responses
     c.eval.max_domain_tokens = 40  # of domain responses
     c.eval.seed = 7  # of sampling in evaluations
-    c.eval.interpolation = 0.5  # alpha: share of the general teacher in the interpolated weights
+    c.eval.interpolation = (0.5,)  # alphas: shares of the general teacher in interpolated weights
+
+    c.diagnostics = ConfigDict()  # gradients of the branches on held-out prompts, beside the training
+    c.diagnostics.every = 6  # updates; 0: none
+    c.diagnostics.prompts = 8  # of each branch, a backward pass each; at most eval.prompts
+
+    c.report = ConfigDict()  # texts that are kept for report.html
+    c.report.rollouts = 500  # training responses, spread over the steps; 0: none
+    c.report.answers = 50  # held-out prompts of a task with the models' answers; 0: none
 
     c.export = ConfigDict()
     c.export.dtype = "float32"  # of the recovered model's weights, or "bfloat16"
@@ -149,6 +170,8 @@ def _tiny(c: ConfigDict) -> None:
     c.eval.max_new_tokens = 16
     c.eval.max_instruction_tokens = 16
     c.eval.max_domain_tokens = 8
+    c.diagnostics.every = 4
+    c.diagnostics.prompts = 2
 
 
 def _three(c: ConfigDict) -> None:
@@ -226,6 +249,7 @@ def _paper(c: ConfigDict) -> None:
     c.eval.max_new_tokens = 4096
     c.eval.max_instruction_tokens = 2048
     c.eval.max_domain_tokens = 4096
+    c.diagnostics.every = 0
     c.export.dtype = "bfloat16"
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from camopd_jax import chips, dry_run, footprint, forecast, sampling, sharding
+from camopd_jax import chips, dry_run, footprint, forecast, sampling, scoring, sharding
 from camopd_jax.models import decoder, export, known, tiny
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.huggingface import config_to_hf
@@ -149,7 +149,7 @@ def test_the_formulas_are_near_what_xla_allocates():
         return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
     packed = PackedTokens(*[of(1, 2048)] * 3, *[of(1, 1024)] * 2, of(1, 1024, bool))
-    score = functools.partial(sampling.score, graph, temperature=1.0, chunk=96, dtype="float32", remat="full")
+    score = functools.partial(scoring.score, graph, temperature=1.0, chunk=96, dtype="float32", remat="full")
     forward = footprint.forward_bytes(s, 1, 2048) + footprint.head_bytes(s, 1024)
     assert forward == pytest.approx(allocated(score, shapes, packed), rel=0.3)
     trained = allocated(jax.grad(lambda p, x: score(p, x).sum()), shapes, packed)

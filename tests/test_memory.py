@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import losses, sampling, sharding, step
+from camopd_jax import losses, sharding, step
 from camopd_jax.models import decoder
 from camopd_jax.models.tiny import CONFIG as TINY
+from camopd_jax.scoring import score
 from camopd_jax.types import PackedTokens, Update
 
 ROWS, SLOTS, WIDTH, CHUNK = 4, 256, 256, 16
@@ -42,7 +43,7 @@ def split(vocab):
 
 
 def scorer(graph, remat="none"):
-    return partial(sampling.score, graph, temperature=1.0, chunk=CHUNK, dtype="float32", remat=remat)
+    return partial(score, graph, temperature=1.0, chunk=CHUNK, dtype="float32", remat=remat)
 
 
 def scoring(vocab):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import packing, sampling, sharding
+from camopd_jax import packing, sampling, scoring, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder
 from camopd_jax.models.tiny import CONFIG as TINY
@@ -141,7 +141,7 @@ def test_bfloat16_weights_sample_score_and_train_with_float32_log_probs(eos):
     packed = packing.pack(rollout, range(len(PROMPTS)), PackShape(5, 30, 24)).batches[0]
 
     def gradient(dtype):
-        score = partial(sampling.score, GRAPH, temperature=1.0, chunk=16, dtype=dtype)
+        score = partial(scoring.score, GRAPH, temperature=1.0, chunk=16, dtype=dtype)
         return jax.jit(jax.grad(lambda p: score(p, packed).sum()))(half)
 
     for a, b in zip(jax.tree.leaves(gradient("bfloat16")), jax.tree.leaves(gradient("float32")), strict=True):

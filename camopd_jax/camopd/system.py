@@ -1,4 +1,4 @@
-"""CaMOPD as a System: roll out, measure the gap to this step's teacher, select, and give credit."""
+"""CaMOPD and its rivals as a System: roll out, measure the gap to the step's teachers, select, and give credit."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from camopd_jax import data, losses, packing, sharding
+from camopd_jax import data, losses, packing, scoring, sft, sharding
 from camopd_jax.camopd import select
+from camopd_jax.camopd.methods import METHODS, Method, Signal, Turn
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals.suite import Measure
+from camopd_jax.packing import PackShape
 from camopd_jax.types import Experience, Params, Rollout, TrainState, Update
 
 
@@ -59,12 +62,17 @@ class Teachers:
         self._policies = policies
         self._name, self._placed = None, None
 
-    def score(self, name: str, rollout: Rollout) -> np.ndarray:
-        """log-probabilities [B, T] of a rollout under a teacher; another one's weights are let go first."""
+    def placed(self, name: str) -> tuple[Engine, Params]:
+        """A teacher's engine and weights; those of another one are let go first."""
         if name != self._name:
             self._placed = None
             self._name, self._placed = name, self._policies[name].place()
-        return self._policies[name].engine.score(self._placed, rollout)
+        return self._policies[name].engine, self._placed
+
+    def score(self, name: str, rollout: Rollout) -> np.ndarray:
+        """log-probabilities [B, T] of a rollout under a teacher."""
+        engine, params = self.placed(name)
+        return engine.score(params, rollout)
 
 
 def objective(band: tuple[float, float]) -> Callable:
@@ -80,77 +88,177 @@ def objective(band: tuple[float, float]) -> Callable:
     return loss
 
 
+def divergence_objective(divergence_RS: jax.Array, update: Update) -> tuple[jax.Array, dict]:
+    """Eq. 7 with a divergence over the vocabulary at each token in the place of -w_t A_t log pi_theta(y_t|h_t)."""
+    token_loss_RS = losses.divergence_token_loss(divergence_RS, update.credit_RS)
+    return losses.weighted_sum(token_loss_RS, update.weight_RS), {"tokens": jnp.sum(update.weight_RS > 0)}
+
+
+def scored_by(c: ConfigDict) -> tuple[Callable, Callable]:
+    """The function of `scoring` that a run differentiates, and the objective on what it gives, for config.camopd."""
+    if METHODS[c.method].teacher_answers:
+        return scoring.score, sft.objective
+    if c.loss == "sampled":
+        return scoring.score, objective(tuple(c.weight_band))
+    return {"full": scoring.reverse_kl, "top_k": scoring.top_k_reverse_kl}[c.loss], divergence_objective
+
+
 def make_updates(
-    rollout: Rollout, credit_BT: np.ndarray, selected: np.ndarray, shape: packing.PackShape
+    rollout: Rollout, credit_BT: np.ndarray, selected: np.ndarray, count: int, shape: PackShape
 ) -> list[Update]:
-    """Micro-batches of the selected rows alone, each response weighing 1 / (|S| L_i) a token."""
+    """Micro-batches of the selected rows alone, each response weighing 1 / (count L_i) a token."""
     length_B = rollout.response_mask_BT.sum(axis=1)
-    share_BT = rollout.response_mask_BT / np.maximum(length_B, 1)[:, None] / max(len(selected), 1)
+    share_BT = rollout.response_mask_BT / np.maximum(length_B, 1)[:, None] / max(count, 1)
     return packing.updates(rollout, selected, shape, credit_BT, share_BT)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One branch's responses in a step, scored. Log-probabilities and gap in nats, 0 outside the mask."""
+
+    branch: Branch
+    ids: list[str]  # of the prompts
+    rollout: Rollout
+    student_BT: np.ndarray
+    teacher_BT: np.ndarray
+    gap_BT: np.ndarray
+    score_B: np.ndarray
+
+
+def measure(demand: str, engine: Engine) -> Callable:
+    """Jitted (teacher_BT, student_BT, mask_BT) -> (gap_BT, score_B) of a branch's demand."""
+
+    def gap_and_demand(teacher_BT, student_BT, mask_BT):
+        gap_BT = select.log_prob_gap(teacher_BT, student_BT, mask_BT)
+        return gap_BT, select.DEMANDS[demand](gap_BT, mask_BT)
+
+    rows = sharding.by_rows(engine.mesh)
+    return jax.jit(gap_and_demand, in_shardings=(rows, rows, rows), out_shardings=(rows, rows))
 
 
 def collector(
     engine: Engine,
     teachers: Teachers,
     branches: Mapping[str, Branch],
-    cycle: Sequence[str],
+    c: ConfigDict,
     shape: RolloutShape,
+    steps: int,
     seed: int,
     whole: Callable[[Params], Params],
+    record: Callable[[Answers, np.ndarray], list[dict]],
 ) -> Callable[[TrainState, int], Experience]:
     """`collect` of the CaMOPD System (the step of docs/method.md, up to the update).
 
-    `whole` gives the student's full parameters for those that train: the same, or base and adapter.
+    Args:
+      c: config.camopd; steps: of the run.
+      whole: gives the student's full parameters for those that train: the same, or base and adapter.
+      record: (answers, rows that train) -> rows of rollouts.jsonl.
     """
-    rows = sharding.by_rows(engine.mesh)
-    measure = {name: _measure(select.DEMANDS[b.demand], rows) for name, b in branches.items()}
+    method = METHODS[c.method]
+    measures = {name: measure(b.demand, engine) for name, b in branches.items()}
+
+    def answer(student: Params, turn: Turn, key: jax.Array) -> tuple[Rollout, list[str]]:
+        branch = branches[turn.branch]
+        chosen = data.batch_at(len(branch.prompts), turn.rows, turn.visit, seed + 7919 * branch.number)
+        who, params = teachers.placed(turn.branch) if method.teacher_answers else (engine, student)
+        rollout = sample_prompts(who, params, branch, [branch.prompts[i] for i in chosen], key, shape)
+        return rollout, [branch.prompt_ids[i] for i in chosen]
+
+    def scored(student: Params, name: str, rollout: Rollout, ids: list[str], step: int) -> Answers:
+        student_BT, teacher_BT = engine.score(student, rollout), teachers.score(name, rollout)
+        gap_BT, score_B = jax.device_get(measures[name](teacher_BT, student_BT, rollout.response_mask_BT))
+        for row in np.flatnonzero(~np.isfinite(score_B)):
+            raise FloatingPointError(
+                f"step {step + 1}, branch {name}: the score of prompt {ids[row]} is {score_B[row]}"
+            )
+        return Answers(branches[name], ids, rollout, student_BT, teacher_BT, gap_BT, score_B)
+
+    def credit(student: Params, answers: Answers, step: int) -> np.ndarray:
+        if method.teacher_answers or c.loss != "sampled":
+            return np.ones_like(answers.gap_BT)
+        name, rollout = answers.branch.name, answers.rollout
+        entropy_BT = engine.examine(student, rollout)[0] if method.student_entropy else None
+        rank_BT = None
+        if method.teacher_rank:
+            who, params = teachers.placed(name)
+            rank_BT = who.examine(params, rollout)[1]
+        progress, numbers = step / max(steps - 1, 1), (seed, step, answers.branch.number)
+        return method.credit(
+            Signal(answers.gap_BT, rollout.response_mask_BT, entropy_BT, rank_BT, progress, numbers), c
+        )
+
+    def with_teacher(student: Params, name: str, update: Update) -> Update:
+        if c.loss == "sampled":
+            return update
+        who, params = teachers.placed(name)
+        if c.loss == "full":
+            hidden_RSD = who.on_packed(scoring.hidden, params, update.packed)
+            return update.replace(teacher=(hidden_RSD, params["embed" if who.cfg.tied_head else "head"]))
+        ids_RSK = engine.on_packed(scoring.top_ids, student, update.packed, k=c.loss_top_k)
+        return update.replace(teacher=(ids_RSK, who.on_packed(scoring.logp_at, params, update.packed, ids_RSK)))
 
     def collect(state: TrainState, step: int) -> Experience:
-        name, visit = select.schedule(cycle, step)
-        branch = branches[name]
-        chosen = data.batch_at(len(branch.prompts), shape.batch_size, visit, seed + 7919 * branch.number)
         clock = time.perf_counter()
-        prompts = [branch.prompts[i] for i in chosen]
-        key = jax.random.fold_in(state.key, step)
-        student = whole(state.params)
-        rollout = sample_prompts(engine, student, branch, prompts, key, shape)
+        turns = method.turns(tuple(c.cycle), step, shape.batch_size)
+        student, key = whole(state.params), jax.random.fold_in(state.key, step)
+        keys = [key] if len(turns) == 1 else list(jax.random.split(key, len(turns)))
+        given = [answer(student, turn, k) for turn, k in zip(turns, keys, strict=True)]
         sampled = time.perf_counter()
-        student_BT = engine.score(student, rollout)
-        teacher_BT = teachers.score(name, rollout)
-        gap_BT, score_B = jax.device_get(measure[name](teacher_BT, student_BT, rollout.response_mask_BT))
-        for row in np.flatnonzero(~np.isfinite(score_B)):
-            prompt = branch.prompt_ids[chosen[row]]
-            raise FloatingPointError(f"step {step + 1}, branch {name}: the score of prompt {prompt} is {score_B[row]}")
-        selected = select.smallest_prefix(score_B, branch.rho)
-        updates = make_updates(rollout, branch.scale * gap_BT, selected, engine.shape)
-        scored = time.perf_counter()
-        metrics = _figures(engine, rollout, gap_BT, score_B, selected)
-        metrics |= {"seconds_rollout": sampled - clock, "seconds_score": scored - sampled}
-        return Experience(name, updates, metrics)
+        parts, total = [], 0
+        for turn, (rollout, ids) in zip(turns, given, strict=True):
+            answers = scored(student, turn.branch, rollout, ids, step)
+            rows, factor = method.select(answers.score_B, answers.branch.rho, answers.branch.scale)
+            factor_B = np.zeros(len(answers.score_B))
+            factor_B[rows] = factor
+            parts.append((answers, rows, factor_B[:, None] * credit(student, answers, step)))
+            total += len(rows)
+        updates = [
+            with_teacher(student, answers.branch.name, update)
+            for answers, rows, credit_BT in parts
+            for update in make_updates(
+                answers.rollout, credit_BT, rows, total if method.pooled else len(rows), engine.shape
+            )
+        ]
+        scored_at = time.perf_counter()
+        figures = _figures(engine, method, parts) | {
+            "seconds_rollout": sampled - clock,
+            "seconds_score": scored_at - sampled,
+        }
+        rollouts = [row | {"step": step + 1} for answers, rows, _ in parts for row in record(answers, rows)]
+        return Experience("+".join(turn.branch for turn in turns), updates, figures, rollouts)
 
     return collect
 
 
-def _measure(demand: Callable, rows) -> Callable:
-    def gap_and_demand(teacher_BT, student_BT, mask_BT):
-        gap_BT = select.log_prob_gap(teacher_BT, student_BT, mask_BT)
-        return gap_BT, demand(gap_BT, mask_BT)
+def _figures(engine: Engine, method: Method, parts: list) -> dict:
+    """Figures of a step for metrics.jsonl, of all branches together and of each."""
+    found = {a.branch.name: _branch_figures(engine, method, a, rows) for a, rows, _ in parts}
+    each = list(found.values())
+    tokens = sum(f["response_tokens"] for f in each)
+    counts = {name: sum(f[name] for f in each) for name in ("selected", "batch", "response_tokens")}
+    kl = "forward_kl" if method.teacher_answers else "reverse_kl"
+    return counts | {
+        kl: sum(f[kl] * f["response_tokens"] for f in each) / tokens,
+        "eos_rate": sum(f["eos_rate"] * f["batch"] for f in each) / counts["batch"],
+        "branches": found,
+    }
 
-    return jax.jit(gap_and_demand, in_shardings=(rows, rows, rows), out_shardings=(rows, rows))
 
-
-def _figures(engine: Engine, rollout: Rollout, gap_BT, score_B, selected) -> dict[str, float]:
-    tokens = int(rollout.response_mask_BT.sum())
+def _branch_figures(engine: Engine, method: Method, answers: Answers, rows: np.ndarray) -> dict[str, float]:
+    gap_BT, score_B = answers.gap_BT, answers.score_B
+    tokens = int(answers.rollout.response_mask_BT.sum())
     total = float(np.sum(score_B, dtype=np.float64))
+    gap = float(gap_BT.sum(dtype=np.float64)) / tokens
     return {
-        "reverse_kl": -float(gap_BT.sum(dtype=np.float64)) / tokens,
+        # On the teacher's own answers the mean gap estimates the forward KL; on the student's, minus the reverse KL.
+        **({"forward_kl": gap} if method.teacher_answers else {"reverse_kl": -gap}),
         "gap_abs": float(np.abs(gap_BT).sum(dtype=np.float64)) / tokens,
         "gap_positive": float(np.maximum(gap_BT, 0).sum(dtype=np.float64)) / tokens,
-        "selected": len(selected),
+        "selected": len(rows),
         "batch": len(score_B),
-        "mass": float(np.sum(score_B[selected], dtype=np.float64)) / total if total else 0.0,
+        "mass": float(np.sum(score_B[rows], dtype=np.float64)) / total if total else 0.0,
         "response_tokens": tokens,
-        "eos_rate": float(engine.ended(rollout).mean()),
+        "eos_rate": float(engine.ended(answers.rollout).mean()),
     }
 
 

@@ -34,19 +34,26 @@ def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str,
         return dict(stored)
 
 
-def measures(key: Any, compute: Callable[[], dict[str, Measure]]) -> dict[str, Measure]:
-    """The measures of a model, computed unless the cache has them."""
+Evaluation = tuple[dict[str, Measure], dict[str, list[str]]]  # what Suite.run gives
+
+
+def evaluation(key: Any, compute: Callable[[], Evaluation]) -> Evaluation:
+    """The measures of a model and its greedy answers by task, computed unless the cache has them."""
 
     def flat():
-        return {
+        measures, answers = compute()
+        parts = {
             f"{name}/{part}": getattr(measure, part)
-            for name, measure in compute().items()
+            for name, measure in measures.items()
             for part in ("numerator", "denominator")
         }
+        # As JSON: NumPy's own strings lose trailing null characters.
+        return parts | {f"answers/{task}": np.array(json.dumps(texts)) for task, texts in answers.items()}
 
-    stored = _arrays(["measures", key], flat)
+    stored = _arrays(["evaluation", key], flat)
+    answers = {k.partition("/")[2]: json.loads(str(stored.pop(k))) for k in list(stored) if k.startswith("answers/")}
     names = dict.fromkeys(k.split("/")[0] for k in stored)
-    return {n: Measure(stored[f"{n}/numerator"], stored[f"{n}/denominator"]) for n in names}
+    return {n: Measure(stored[f"{n}/numerator"], stored[f"{n}/denominator"]) for n in names}, answers
 
 
 def reference(key: Any, compute: Callable[[], tuple[Rollout, np.ndarray]]) -> tuple[Rollout, np.ndarray]:

@@ -131,8 +131,8 @@ class Suite:
         teachers: Mapping[str, Policy],
         reference: tuple[Rollout, np.ndarray],
         is_general: bool,
-    ) -> dict[str, Measure]:
-        """All measures of a model, whose weights are let go of before a teacher's are placed to score.
+    ) -> tuple[dict[str, Measure], dict[str, list[str]]]:
+        """All measures of a model, and its greedy answers by task; its weights go before a teacher's come to score.
 
         Reverse KL: mean over the model's own response tokens of log pi - log pi_general; forward KL: over the
         general teacher's tokens of log pi_general - log pi. Both in nats a token, sampled at the run's
@@ -148,19 +148,18 @@ class Suite:
             own = engine.score(params, rollout)
             under_own = engine.score(params, teacher_rollout)
         forward = teacher_own - under_own
-        passed = {"instructions": self._passed(engine, params, self.instructions)}
+        answers = {name: self._greedy(engine, params, task) for name, task in self.checked.items()}
+        passed = {name: _passed(answers[name], task) for name, task in self.checked.items()}
         sampled = {}
         for branch, task in self.domains.items():
-            if task.checked:
-                passed[branch] = self._passed(engine, params, task)
-            else:
-                answers = self.sample(engine, params, task, self.temperature)
-                sampled[branch] = answers, engine.score(params, answers)
+            if not task.checked:
+                drawn = self.sample(engine, params, task, self.temperature)
+                sampled[branch] = drawn, engine.score(params, drawn)
         del params
         reverse = own - (teacher_own if is_general else _score(teachers["general"], rollout))
         tokens = rollout.response_mask_BT.sum(axis=1)
         kl = {branch: _per_token(own - _score(teachers[branch], r), r) for branch, (r, own) in sampled.items()}
-        return {
+        measures = {
             "reverse_kl": _per_token(reverse, rollout),
             "forward_kl": _per_token(forward, teacher_rollout),
             "eos_rate": mean_of(engine.ended(rollout)),
@@ -168,10 +167,19 @@ class Suite:
             **passed,
             **kl,
         }
+        return measures, answers
 
-    def _passed(self, engine: Engine, params: Params, task: Task) -> Measure:
-        texts = engine.texts(self.sample(engine, params, task, 0.0))
-        return mean_of([checks.passes(t, p.checks) for t, p in zip(texts, task.prompts, strict=True)])
+    @property
+    def checked(self) -> dict[str, Task]:
+        """The tasks whose answers can be told right from wrong, by name."""
+        return {"instructions": self.instructions, **{n: t for n, t in self.domains.items() if t.checked}}
+
+    def _greedy(self, engine: Engine, params: Params, task: Task) -> list[str]:
+        return engine.texts(self.sample(engine, params, task, 0.0))
+
+
+def _passed(answers: Sequence[str], task: Task) -> Measure:
+    return mean_of([checks.passes(a, p.checks) for a, p in zip(answers, task.prompts, strict=True)])
 
 
 def _score(policy: Policy, rollout: Rollout) -> np.ndarray:

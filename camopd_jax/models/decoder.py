@@ -245,3 +245,8 @@ def packed_hidden(decoder: Decoder, packed: PackedTokens, remat: str = "none") -
     """Hidden states [R, S, D] that predict the slots' tokens."""
     hidden_RWD, _ = decoder(packed.tokens_RW, packed.positions_RW, packed.segments_RW, remat)
     return jnp.take_along_axis(hidden_RWD, packed.source_RS[:, :, None], axis=1)
+
+
+def in_dtype(params: Params, dtype: str) -> Params:
+    """The parameters as they are computed with; a student's master weights may be of a higher precision."""
+    return jax.tree.map(lambda p: p.astype(dtype), params)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import sampling
+from camopd_jax import sampling, scoring
 from camopd_jax.models import attention, decoder
 from camopd_jax.models.tiny import CONFIG as TINY
 from camopd_jax.types import PackedTokens
@@ -65,7 +65,7 @@ def score_and_gradient(length):
     graph, shapes = decoder.split(TINY)
     ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
     packed = PackedTokens(ids, ids, ids, ids, ids, jax.ShapeDtypeStruct((1, length), bool))
-    score = partial(sampling.score, graph, temperature=1.0, chunk=16, dtype="float32", remat="full")
+    score = partial(scoring.score, graph, temperature=1.0, chunk=16, dtype="float32", remat="full")
     return jax.jit(jax.grad(lambda params, packed: score(params, packed).sum())).lower(shapes, packed)
 
 
