@@ -138,7 +138,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _check_no_others(config: ConfigDict, known: set[str]) -> None:
-    for key, _ in _flat(config.to_dict()):
+    for key, _ in flat(config.to_dict()):
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             meant = f"; did you mean config.{near[0]}?" if near else ""
@@ -226,8 +226,8 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     saved = saved_steps(workdir)
     if not saved:
         return
-    before = dict(_flat(read_record(workdir)["config"]))
-    now = dict(_flat(json.loads(json.dumps(config.to_dict()))))
+    before = dict(flat(read_record(workdir)["config"]))
+    now = dict(flat(json.loads(json.dumps(config.to_dict()))))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
             raise ValueError(
@@ -301,9 +301,10 @@ def read_record(workdir: Path) -> dict:
         raise ValueError(f"{workdir}: config.json is no record of a run ({error}); give another workdir") from None
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested dict, each with its dotted key."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -34,6 +34,9 @@ TOP = (
     "forecast",
     "chips",
     "cli",
+    "experiment",
+    "comparison",
+    "figures",
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
