@@ -131,7 +131,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.eval.interpolation = (0.5,)  # alphas: shares of the general teacher in interpolated weights
 
     c.diagnostics = ConfigDict()  # gradients of the branches on held-out prompts, beside the training
-    c.diagnostics.every = 6  # updates; 0: none
+    c.diagnostics.every = 4  # updates; 0: none
     c.diagnostics.prompts = 8  # of each branch, a backward pass each; at most eval.prompts
 
     c.report = ConfigDict()  # texts that are kept for report.html
