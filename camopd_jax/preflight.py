@@ -114,6 +114,7 @@ def check_config(config: ConfigDict) -> None:
     need("camopd.cycle", lambda v: len(v) > 0 and set(v) <= set(names), f"a non-empty tuple of branches out of {names}")
     need("camopd.weight_band", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")
     one_of("camopd.method", tuple(methods.METHODS))
+    one_of("camopd.schedule", (methods.OWN_SCHEDULE, *methods.SCHEDULES))
     one_of("camopd.loss", methods.LOSSES)
     one_of("camopd.selectkd.test", methods.TESTS)
     whole("camopd.loss_top_k", "camopd.selectkd.top_k")
@@ -199,7 +200,7 @@ def _check_lengths(config: ConfigDict) -> None:
 def check_devices(config: ConfigDict, shards: int) -> None:
     """Raise ValueError unless the prompts of each branch in a step can be spread evenly over the data shards."""
     batch = config.rollout.batch_size
-    turns = methods.METHODS[config.camopd.method].turns(tuple(config.camopd.cycle), 0, batch)
+    turns = methods.method_of(config.camopd).turns(tuple(config.camopd.cycle), 0, batch)
     if any(turn.rows % shards for turn in turns):
         parts = " + ".join(str(turn.rows) for turn in turns)
         raise ValueError(

@@ -69,6 +69,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     # "camopd"; its ablations "no_selection", "no_scaling", "mix"; "vanilla_mopd", "relaxed_opd", "selectkd",
     # "off_policy_kd", "general_only" (docs/method.md)
     c.camopd.method = "camopd"
+    # "alternating": one branch a step, as the cycle says; "halves": all branches in each step, in equal parts, each
+    # with its own mean; "mixed": in the cycle's parts, with one mean; "method": that of the method
+    c.camopd.schedule = "method"
     c.camopd.cycle = ("general", "general", "general", "domain")  # branch of each step, repeated
     c.camopd.demand = ConfigDict()  # a sample's score: "absolute" mean |gap|, "positive" mean max(gap, 0)
     c.camopd.demand.general = "absolute"

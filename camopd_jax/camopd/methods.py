@@ -5,6 +5,7 @@ A method is a few functions in the one shell of system.py. Sources: CaMOPD and i
 outline, so inspired by them and no more.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,29 +129,41 @@ class Method:
     credit: Callable[[Signal, ConfigDict], np.ndarray] = _gap
     student_entropy: bool = False  # whether the credit needs it
     teacher_rank: bool = False
-    pooled: bool = False  # one mean over the samples of all branches, not one for each branch
     teacher_answers: bool = False  # the teachers answer the prompts, and the student imitates (off-policy)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether one mean is taken over the samples of all branches, and not one for each branch."""
+        return self.turns is mixed
 
 
 METHODS = {
     "camopd": Method(select=selected_alone),
     "no_selection": Method(select=all_selected_scaled),
     "no_scaling": Method(),
-    "mix": Method(turns=mixed, pooled=True),
+    "mix": Method(turns=mixed),
     "vanilla_mopd": Method(turns=halves),
     "relaxed_opd": Method(turns=halves, credit=_relaxed, student_entropy=True),
     "selectkd": Method(turns=halves, credit=_accepted, teacher_rank=True),
     "off_policy_kd": Method(turns=halves, teacher_answers=True),
     "general_only": Method(turns=general_alone, select=selected_alone),
 }
+SCHEDULES = {"alternating": alternating, "halves": halves, "mixed": mixed}
+OWN_SCHEDULE = "method"
 LOSSES = ("sampled", "full", "top_k")
 TESTS = ("top_k", "speculative")  # of SelecTKD
+
+
+def method_of(c: ConfigDict) -> Method:
+    """The method that config.camopd names, on its own schedule or on the one that is asked for."""
+    method = METHODS[c.method]
+    return method if c.schedule == OWN_SCHEDULE else dataclasses.replace(method, turns=SCHEDULES[c.schedule])
 
 
 def check(config: ConfigDict) -> None:
     """Raise ValueError if the keys of camopd.* do not go together."""
     c, batch = config.camopd, config.rollout.batch_size
-    method = METHODS[c.method]
+    method = method_of(c)
     if c.loss != "sampled" and (method.credit is not _gap or method.teacher_answers):
         raise ValueError(
             f"config.camopd.loss = {c.loss!r}: camopd.method = {c.method!r} weighs sampled tokens; allowed is 'sampled'"

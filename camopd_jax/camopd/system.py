@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from camopd_jax import data, losses, packing, scoring, sft, sharding
 from camopd_jax.camopd import select
-from camopd_jax.camopd.methods import METHODS, Method, Signal, Turn
+from camopd_jax.camopd.methods import Method, Signal, Turn, method_of
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals.suite import Measure
 from camopd_jax.packing import PackShape
@@ -96,7 +96,7 @@ def divergence_objective(divergence_RS: jax.Array, update: Update) -> tuple[jax.
 
 def scored_by(c: ConfigDict) -> tuple[Callable, Callable]:
     """The function of `scoring` that a run differentiates, and the objective on what it gives, for config.camopd."""
-    if METHODS[c.method].teacher_answers:
+    if method_of(c).teacher_answers:
         return scoring.score, sft.objective
     if c.loss == "sampled":
         return scoring.score, objective(tuple(c.weight_band))
@@ -154,7 +154,7 @@ def collector(
       whole: gives the student's full parameters for those that train: the same, or base and adapter.
       record: (answers, rows that train) -> rows of rollouts.jsonl.
     """
-    method = METHODS[c.method]
+    method = method_of(c)
     measures = {name: measure(b.demand, engine) for name, b in branches.items()}
 
     def answer(student: Params, turn: Turn, key: jax.Array) -> tuple[Rollout, list[str]]:

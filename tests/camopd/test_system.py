@@ -101,7 +101,7 @@ def test_the_micro_batches_sum_to_equation_7_and_its_gradient(shape):
     logp, gap = _noise(rollout, 1, 1.0, -3.0), _noise(rollout, 2, 1.0)
     rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, logp + _noise(rollout, 3, 1))
     selected = np.array([3, 0, 1, 4])
-    updates = system.make_updates(rollout, 2.0 * gap, selected, shape)
+    updates = system.make_updates(rollout, 2.0 * gap, selected, len(selected), shape)
     packed = packing.pack(rollout, selected, shape)
     assert len(updates) == len(packed.batches)
     objective = system.objective(BAND)
@@ -129,7 +129,7 @@ def test_weights_are_shares_of_the_global_batch_however_it_is_split():
         expected[i, :length] = 1 / 3 / length
     counts = set()
     for shape in (SHAPE, PackShape(2, 9, 5), PackShape(1, 100, 60)):
-        updates = system.make_updates(rollout, gap, np.array([3, 2, 1]), shape)
+        updates = system.make_updates(rollout, gap, np.array([3, 2, 1]), len(np.array([3, 2, 1])), shape)
         packed = packing.pack(rollout, [3, 2, 1], shape)
         weights = packed.scatter(np.stack([u.weight_RS for u in updates]), gap.shape)
         np.testing.assert_allclose(weights, expected, rtol=1e-6)
@@ -140,7 +140,7 @@ def test_weights_are_shares_of_the_global_batch_however_it_is_split():
 
 def test_nothing_selected_is_no_update():
     rollout = _rollout()
-    assert system.make_updates(rollout, _noise(rollout, 2, 1.0), np.array([], int), SHAPE) == []
+    assert system.make_updates(rollout, _noise(rollout, 2, 1.0), np.array([], int), len(np.array([], int)), SHAPE) == []
 
 
 def _engine():
@@ -177,7 +177,7 @@ def test_summed_micro_step_gradients_are_those_of_unpacked_sequences(tiny):
         sampler_logp[b, : len(tokens) - prompt] += np.asarray(plain_logp(tiny[1], tokens))[prompt - 1 :]
     rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, sampler_logp)
 
-    updates = system.make_updates(rollout, 2.0 * gap, np.array(selected), SHAPE)
+    updates = system.make_updates(rollout, 2.0 * gap, np.array(selected), len(np.array(selected)), SHAPE)
     assert len(updates) == 2
     grads, loss, kept = _micro_sum(tiny, updates)
 
@@ -200,7 +200,9 @@ def test_summed_micro_step_gradients_are_those_of_unpacked_sequences(tiny):
 
 def test_zero_credit_gives_exactly_zero_gradient(tiny):
     rollout = _rollout()
-    updates = system.make_updates(rollout, np.zeros(rollout.response_mask_BT.shape), np.arange(5), SHAPE)
+    updates = system.make_updates(
+        rollout, np.zeros(rollout.response_mask_BT.shape), np.arange(5), len(np.arange(5)), SHAPE
+    )
     grads, loss, _ = _micro_sum(tiny, updates)
     assert loss == 0
     for leaf in jax.tree.leaves(grads):
@@ -341,7 +343,7 @@ def test_a_loss_that_is_not_finite_touches_no_parameter(tiny):
     rollout = _rollout()
     gap = _noise(rollout, 2, 1.0)
     gap[1, 2] = np.inf
-    updates = system.make_updates(rollout, gap, np.array([1]), SHAPE)
+    updates = system.make_updates(rollout, gap, np.array([1]), len(np.array([1])), SHAPE)
     updates = [u.replace(sampler_logp_RS=np.full_like(u.sampler_logp_RS, -6.0)) for u in updates]
     state = _state(tiny)
     with pytest.raises(FloatingPointError, match="step 8, branch general"):
