@@ -42,6 +42,8 @@ LOSSES, SELECT, SYSTEM = (
 )
 PACKING, SUITE = "tests/test_packing.py::test_", "tests/evals/test_suite.py::test_"
 STEP = "tests/test_step.py::test_"
+DIVERGENCES, METHODS = "tests/test_divergences.py::test_", "tests/camopd/test_methods.py::test_"
+DIAGNOSTICS = "tests/camopd/test_diagnostics.py::test_"
 DECODER, SAMPLING = "tests/models/test_decoder.py::test_", "tests/test_sampling.py::test_"
 ATTENTION, ROPE = "tests/models/test_attention.py::test_", "tests/models/test_rope.py::test_"
 BLOCKS = ATTENTION + "blocks_of_queries_are_a_plain_numpy_loop"
@@ -137,7 +139,7 @@ MUTANTS = [
            "~np.isfinite(score) | (score < 0)", "score < 0", SELECT + "a_bad_score_is_named"),
 
     Mutant("eq. 7: |B| for |S|", "camopd/system.py",
-           "[:, None] / max(len(selected), 1)", "[:, None] / len(length_B)",
+           "[:, None] / max(count, 1)", "[:, None] / len(length_B)",
            SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
     Mutant("eq. 7: |S| of the micro-batch", "packing.py",
            "return [Update(batch, *(f[m] for f in fields))",
@@ -149,16 +151,16 @@ MUTANTS = [
            "np.maximum(length_B, 1)[:, None]", "rollout.response_mask_BT.shape[1]",
            SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
     Mutant("eq. 7: one mean over tokens, not over samples", "camopd/system.py",
-           "np.maximum(length_B, 1)[:, None] / max(len(selected), 1)", "length_B[selected].sum()",
+           "np.maximum(length_B, 1)[:, None] / max(count, 1)", "length_B[selected].sum()",
            SYSTEM + "the_micro_batches_sum_to_equation_7_and_its_gradient"),
     Mutant("eq. 7: the whole batch trains", "camopd/system.py",
            "packing.updates(rollout, selected,", "packing.updates(rollout, range(len(credit_BT)),",
            SYSTEM + "the_micro_batches_sum_to_equation_7_and_its_gradient"),
     Mutant("collect: scale ignored", "camopd/system.py",
-           "branch.scale * gap_BT", "gap_BT",
+           "factor_B[rows] = factor", "factor_B[rows] = 1.0",
            SYSTEM + "collect_trains_the_samples_of_largest_demand_with_scaled_credit"),
     Mutant("collect: teacher and student exchanged", "camopd/system.py",
-           "measure[name](teacher_BT, student_BT,", "measure[name](student_BT, teacher_BT,",
+           "measures[name](teacher_BT, student_BT,", "measures[name](student_BT, teacher_BT,",
            SYSTEM + "collect_trains_the_samples_of_largest_demand_with_scaled_credit"),
     Mutant("teachers: the first one stays", "camopd/system.py",
            "if name != self._name:", "if self._name is None:",
@@ -368,6 +370,59 @@ MUTANTS = [
     Mutant("updates: the sampler's log-probabilities lost", "packing.py",
            "weight_BT, rollout.sampler_logp_BT)", "weight_BT, 0 * rollout.sampler_logp_BT)",
            SYSTEM + "the_micro_batches_sum_to_equation_7_and_its_gradient"),
+
+    Mutant("reverse KL: weighed by the teacher", "losses.py",
+           "jnp.sum(jnp.exp(logp_CV) * (logp_CV - teacher_CV)", "jnp.sum(jnp.exp(teacher_CV) * (logp_CV - teacher_CV)",
+           DIVERGENCES + "reverse_kl_by_hand"),
+    Mutant("reverse KL: a path to the teacher", "losses.py",
+           "jax.lax.stop_gradient((teacher_hidden_ND, teacher_head_VD))", "(teacher_hidden_ND, teacher_head_VD)",
+           DIVERGENCES + "reverse_kl_is_the_plain_loop_and_constant_in_the_teacher[3]"),
+    Mutant("top-k: no bucket for the rest", "losses.py",
+           "return head_N + rest_N *", "return head_N + 0 * rest_N *", DIVERGENCES + "top_k_by_hand"),
+    Mutant("top-k: the rest may be nothing", "losses.py",
+           "jnp.maximum(1.0 - jnp.sum(x, axis=1), LEAST_TAIL)", "(1.0 - jnp.sum(x, axis=1))",
+           DIVERGENCES + "top_k_stays_finite_where_the_tokens_hold_all_the_mass"),
+    Mutant("rank: counts itself", "losses.py",
+           "jnp.sum(logits_CV > picked_C1, axis=1)", "jnp.sum(logits_CV >= picked_C1, axis=1)",
+           DIVERGENCES + "entropy_and_rank_are_the_plain_loop[None]"),
+    Mutant("divergence: the factor lost", "losses.py",
+           "return jax.lax.stop_gradient(credit) * divergence", "return divergence",
+           DIVERGENCES + "a_divergence_weighs_its_factor_and_has_no_gradient_in_it"),
+
+    Mutant("halves: visit of the cycle", "camopd/methods.py",
+           "Turn(name, step, batch // len(names))", "Turn(name, step // 2, batch // len(names))",
+           METHODS + "turns_by_hand"),
+    Mutant("mixed: equal parts", "camopd/methods.py",
+           "batch * cycle.count(name) // len(cycle)", "batch // 2", METHODS + "turns_by_hand"),
+    Mutant("mixed: a mean for each branch", "camopd/system.py",
+           "total if method.pooled else len(rows)", "len(rows)",
+           METHODS + "the_update_is_that_of_the_independent_loop[mix]"),
+    Mutant("halves: one mean for both branches", "camopd/system.py",
+           "total if method.pooled else len(rows)", "total",
+           METHODS + "the_update_is_that_of_the_independent_loop[vanilla_mopd]"),
+    Mutant("no selection: no scaling either", "camopd/methods.py",
+           "factor_B[select.smallest_prefix(score_B, rho)] = scale", "select.smallest_prefix(score_B, rho)",
+           METHODS + "which_samples_train_by_hand"),
+    Mutant("relaxed: bounded from above", "camopd/methods.py",
+           "np.maximum(gap_BT, math.log", "np.minimum(gap_BT, math.log", METHODS + "relaxed_credit_by_hand"),
+    Mutant("relaxed: tokens of lowest entropy", "camopd/methods.py",
+           "(entropy_BT >= least)", "(entropy_BT <= least)", METHODS + "relaxed_credit_by_hand"),
+    Mutant("selectkd: the accepted ones fade", "camopd/methods.py",
+           "np.where(accepted_BT, gap_BT, beta * gap_BT)", "np.where(accepted_BT, beta * gap_BT, gap_BT)",
+           METHODS + "accepted_credit_by_hand_and_the_speculative_test"),
+    Mutant("off policy: the student answers", "camopd/system.py",
+           "teachers.placed(turn.branch) if method.teacher_answers else (engine, student)", "(engine, student)",
+           METHODS + "the_update_is_that_of_the_independent_loop[off_policy_kd]"),
+
+    Mutant("coherence: norm of the mean", "camopd/diagnostics.py",
+           "np.sqrt(np.maximum(squared_sum, 0)) /", "0.5 * np.sqrt(np.maximum(squared_sum, 0)) /",
+           DIAGNOSTICS + "two_identical_samples_have_coherence_1_and_two_opposite_ones_0[1.0-1.0]"),
+    Mutant("coherence: selected ones last", "camopd/diagnostics.py",
+           "for row in (*selected, *others):", "for row in (*others, *selected):",
+           DIAGNOSTICS + "figures_agree_with_gradients_taken_one_by_one"),
+    Mutant("inner product: layers together", "camopd/diagnostics.py",
+           "jnp.sum((x * y).reshape(len(x), -1), axis=1)", "jnp.full(len(x), jnp.sum(x * y))",
+           DIAGNOSTICS + "inner_products_by_hand"),
 ]
 # fmt: on
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import options
 
 from camopd_jax import data, sharding
 from camopd_jax.camopd import system
@@ -61,7 +62,9 @@ def run(mesh, monkeypatch, rollout):
         return engine.place(of_params(params), "float32")
 
     teachers = system.Teachers({"general": Policy(engine, lambda: place(teacher))})
-    collect = system.collector(engine, teachers, {"general": branch}, ["general"], shape, 0, lambda params: params)
+    collect = system.collector(
+        engine, teachers, {"general": branch}, options(("general",)), shape, 9, 0, lambda params: params, lambda *_: []
+    )
     steps = build_steps(
         engine.scorer(0.8, "full"), engine.shapes, mesh, decoder.AXES, system.objective((0.5, 5.0)),
         make_optimizer(**SGD), {},
@@ -99,7 +102,8 @@ def test_eight_devices_do_what_one_does(single, sizes, monkeypatch):
     a, b = one["experience"], eight["experience"]
     assert 1 < a.metrics["selected"] < BATCH
     for name in ("reverse_kl", "gap_abs", "gap_positive", "mass", "selected", "response_tokens"):
-        assert b.metrics[name] == pytest.approx(a.metrics[name], rel=1e-5), name
+        found = [x.metrics["branches"]["general"][name] for x in (a, b)]
+        assert found[1] == pytest.approx(found[0], rel=1e-5), name
     assert len(a.updates) == len(b.updates) > 0
     for x, y in zip(a.updates, b.updates, strict=True):  # the tokens tell which rows were selected
         jax.tree.map(np.testing.assert_array_equal, x.packed, y.packed)

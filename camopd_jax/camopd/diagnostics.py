@@ -98,7 +98,7 @@ class Diagnostics:
         found = {}
         for name, branch in self._branches.items():
             rollout, gap_BT, score_B = self._probe(state.params, branch)
-            found[name] = self._branch(state, branch, rollout, gap_BT, score_B)
+            found[name] = self.of_batch(state, branch, rollout, gap_BT, score_B)
         pairs = {}
         for other in found:
             if other != "general":
@@ -126,7 +126,8 @@ class Diagnostics:
         measured = self._measures[branch.name](teacher_BT, student_BT, sampled.response_mask_BT)
         return jax.tree.map(lambda x: np.asarray(x)[: self._prompts], (sampled, *measured))
 
-    def _branch(self, state: TrainState, branch: Branch, rollout: Rollout, gap_BT, score_B) -> _Branch:
+    def of_batch(self, state: TrainState, branch: Branch, rollout: Rollout, gap_BT, score_B) -> _Branch:
+        """The figures of a batch of answers, from one gradient after the other."""
         selected = select.smallest_prefix(score_B, branch.rho)
         others = np.setdiff1d(np.arange(len(score_B)), selected)
         total, norms, of_selected = self._zeros(), [], None

@@ -4,82 +4,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from plain import (
+    BAND,
+    SGD,
+    SHAPE,
+    TAU,
+    a_rollout,
+    an_engine,
+    mesh,
+    noise,
+    options,
+    plain_grad,
+    plain_logp,
+    random_weights,
+    sequence,
+)
 
-from camopd_jax import data, loop, packing, sharding
+from camopd_jax import data, loop, packing
 from camopd_jax import step as steps_of
 from camopd_jax.camopd import system
-from camopd_jax.engine import Engine, Numerics, Policy
+from camopd_jax.engine import Policy
 from camopd_jax.models import decoder
-from camopd_jax.models.load import load
-from camopd_jax.models.tiny import CONFIG as TINY
 from camopd_jax.models.weights import of_params
 from camopd_jax.packing import PackShape
 from camopd_jax.types import Experience, Rollout
-
-BAND = (0.5, 5.0)
-TAU = 0.7
-SHAPE = PackShape(rows=1, width=20, slots=8)
-SGD = dict(name="sgd", learning_rate=0.1, warmup_steps=0, decay_steps=0, clip_norm=1e9)
-SGD |= dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0)
-
-
-def _mesh():
-    return jax.make_mesh(
-        (1, 1, 1), sharding.MESH_AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
-    )
-
-
-def _params(seed):
-    """Weights large enough that attention and softmax are far from uniform."""
-    leaves, tree = jax.tree.flatten(decoder.random_params(TINY, seed))
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(tree, [np.asarray(p) + rng.normal(0, 0.15, p.shape).astype(np.float32) for p in leaves])
-
-
-def _rollout(prompt_lengths=(4, 2, 6, 3, 5), response_lengths=(3, 5, 1, 4, 2)):
-    rng = np.random.default_rng(0)
-    batch, width, steps = len(prompt_lengths), max(prompt_lengths), max(response_lengths)
-    prompt_mask = np.arange(width) >= width - np.array(prompt_lengths)[:, None]
-    response_mask = np.arange(steps) < np.array(response_lengths)[:, None]
-    tokens = rng.integers(TINY.vocab_size, size=(batch, width + steps)).astype(np.int32)
-    return Rollout(tokens, prompt_mask, response_mask, np.zeros((batch, steps), np.float32))
-
-
-def _noise(rollout, seed, scale, mean=0.0):
-    return np.random.default_rng(seed).normal(mean, scale, size=rollout.response_mask_BT.shape).astype(np.float32)
-
-
-def _sequence(rollout, b):
-    """The tokens of one row without padding, and the length of its prompt."""
-    width, prompt = rollout.prompt_mask_BP.shape[1], int(rollout.prompt_mask_BP[b].sum())
-    return rollout.tokens_BL[b, width - prompt : width + int(rollout.response_mask_BT[b].sum())], prompt
-
-
-def _all_logp(params, tokens_L):
-    """log pi of tokens 1, 2, ... of one sequence, from the full logits of its own forward pass."""
-    graph, _ = decoder.split(TINY)
-    model = nnx.merge(graph, params)
-    length = len(tokens_L)
-    hidden, _ = model(tokens_L[None], np.arange(length)[None], np.ones((1, length), int))
-    logp_LV = jax.nn.log_softmax(hidden[0] @ params["embed"].T / TAU, axis=-1)
-    return logp_LV[np.arange(length - 1), tokens_L[1:]]
-
-
-plain_logp = jax.jit(_all_logp)
-
-
-@jax.jit
-def plain_grad(params, tokens_L, sampler_logp_L, factor_L):
-    """-sum_t w_t factor_t log pi(y_t|h_t) of one sequence, the number of w_t > 0, and the gradient."""
-
-    def loss(params):
-        logp_L = jnp.concatenate([jnp.zeros(1), _all_logp(params, tokens_L)])
-        w_L = jnp.exp(logp_L - sampler_logp_L)
-        w_L = jax.lax.stop_gradient(jnp.where((w_L < BAND[0]) | (w_L > BAND[1]), 0.0, w_L))
-        return -jnp.sum(w_L * factor_L * logp_L), jnp.sum((w_L > 0) & (factor_L != 0))
-
-    return jax.value_and_grad(loss, has_aux=True)(params)
 
 
 def _plain_equation_7(rollout, logp, gap, scale, selected):
@@ -97,9 +45,9 @@ def _plain_equation_7(rollout, logp, gap, scale, selected):
 
 @pytest.mark.parametrize("shape", [SHAPE, PackShape(2, 9, 5), PackShape(3, 40, 30), PackShape(1, 100, 60)])
 def test_the_micro_batches_sum_to_equation_7_and_its_gradient(shape):
-    rollout = _rollout()
-    logp, gap = _noise(rollout, 1, 1.0, -3.0), _noise(rollout, 2, 1.0)
-    rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, logp + _noise(rollout, 3, 1))
+    rollout = a_rollout()
+    logp, gap = noise(rollout, 1, 1.0, -3.0), noise(rollout, 2, 1.0)
+    rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, logp + noise(rollout, 3, 1))
     selected = np.array([3, 0, 1, 4])
     updates = system.make_updates(rollout, 2.0 * gap, selected, len(selected), shape)
     packed = packing.pack(rollout, selected, shape)
@@ -122,14 +70,14 @@ def test_the_micro_batches_sum_to_equation_7_and_its_gradient(shape):
 
 
 def test_weights_are_shares_of_the_global_batch_however_it_is_split():
-    rollout = _rollout()
-    gap = _noise(rollout, 2, 1.0)
+    rollout = a_rollout()
+    gap = noise(rollout, 2, 1.0)
     expected = np.zeros(gap.shape)
     for i, length in ((3, 4), (2, 1), (1, 5)):
         expected[i, :length] = 1 / 3 / length
     counts = set()
     for shape in (SHAPE, PackShape(2, 9, 5), PackShape(1, 100, 60)):
-        updates = system.make_updates(rollout, gap, np.array([3, 2, 1]), len(np.array([3, 2, 1])), shape)
+        updates = system.make_updates(rollout, gap, np.array([3, 2, 1]), 3, shape)
         packed = packing.pack(rollout, [3, 2, 1], shape)
         weights = packed.scatter(np.stack([u.weight_RS for u in updates]), gap.shape)
         np.testing.assert_allclose(weights, expected, rtol=1e-6)
@@ -139,24 +87,18 @@ def test_weights_are_shares_of_the_global_batch_however_it_is_split():
 
 
 def test_nothing_selected_is_no_update():
-    rollout = _rollout()
-    assert system.make_updates(rollout, _noise(rollout, 2, 1.0), np.array([], int), len(np.array([], int)), SHAPE) == []
-
-
-def _engine():
-    model = load("random:llama")
-    numerics = Numerics(TAU, 5, "float32", TINY.vocab_size)
-    return Engine(TINY, _mesh(), model.tokenizer, model.stop_ids, SHAPE, numerics)
+    rollout = a_rollout()
+    assert system.make_updates(rollout, noise(rollout, 2, 1.0), np.array([], int), 0, SHAPE) == []
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """Steps of the tiny model, its graph and parameters; micro-batches have SHAPE."""
-    engine, optimizer = _engine(), steps_of.make_optimizer(**SGD)
+    engine, optimizer = an_engine(), steps_of.make_optimizer(**SGD)
     steps = steps_of.build_steps(
-        engine.scorer(TAU, "none"), engine.shapes, _mesh(), decoder.AXES, system.objective(BAND), optimizer, {}
+        engine.scorer(TAU, "none"), engine.shapes, mesh(), decoder.AXES, system.objective(BAND), optimizer, {}
     )
-    return steps, _params(0)
+    return steps, random_weights(0)
 
 
 def _micro_sum(tiny, updates):
@@ -169,21 +111,21 @@ def _micro_sum(tiny, updates):
 
 
 def test_summed_micro_step_gradients_are_those_of_unpacked_sequences(tiny):
-    rollout, selected = _rollout(), [3, 0, 1, 4]
-    gap = _noise(rollout, 2, 1.0)
-    sampler_logp = _noise(rollout, 3, 0.6)
+    rollout, selected = a_rollout(), [3, 0, 1, 4]
+    gap = noise(rollout, 2, 1.0)
+    sampler_logp = noise(rollout, 3, 0.6)
     for b in selected:
-        tokens, prompt = _sequence(rollout, b)
+        tokens, prompt = sequence(rollout, b)
         sampler_logp[b, : len(tokens) - prompt] += np.asarray(plain_logp(tiny[1], tokens))[prompt - 1 :]
     rollout = Rollout(rollout.tokens_BL, rollout.prompt_mask_BP, rollout.response_mask_BT, sampler_logp)
 
-    updates = system.make_updates(rollout, 2.0 * gap, np.array(selected), len(np.array(selected)), SHAPE)
+    updates = system.make_updates(rollout, 2.0 * gap, np.array(selected), len(selected), SHAPE)
     assert len(updates) == 2
     grads, loss, kept = _micro_sum(tiny, updates)
 
     expected, expected_loss, expected_kept = jax.tree.map(np.zeros_like, tiny[1]), 0.0, 0
     for b in selected:
-        tokens, prompt = _sequence(rollout, b)
+        tokens, prompt = sequence(rollout, b)
         length = len(tokens) - prompt
         sampler, factor = np.zeros((2, len(tokens)), np.float32)
         sampler[prompt:] = sampler_logp[b, :length]
@@ -199,10 +141,8 @@ def test_summed_micro_step_gradients_are_those_of_unpacked_sequences(tiny):
 
 
 def test_zero_credit_gives_exactly_zero_gradient(tiny):
-    rollout = _rollout()
-    updates = system.make_updates(
-        rollout, np.zeros(rollout.response_mask_BT.shape), np.arange(5), len(np.arange(5)), SHAPE
-    )
+    rollout = a_rollout()
+    updates = system.make_updates(rollout, np.zeros(rollout.response_mask_BT.shape), np.arange(5), 5, SHAPE)
     grads, loss, _ = _micro_sum(tiny, updates)
     assert loss == 0
     for leaf in jax.tree.leaves(grads):
@@ -212,6 +152,12 @@ def test_zero_credit_gives_exactly_zero_gradient(tiny):
 PROMPTS = [np.arange(1, 5, dtype=np.int32) * k for k in (1, 3, 7, 11, 13, 17)]
 PROMPTS = [p[: 2 + i % 3] for i, p in enumerate(PROMPTS)]
 ROLLOUTS = system.RolloutShape(batch_size=4, rows_at_once=4, max_new_tokens=4)
+
+
+def _collector(engine, teachers, branches, cycle):
+    return system.collector(
+        engine, teachers, branches, options(cycle), ROLLOUTS, 9, 3, lambda params: params, lambda *_: []
+    )
 
 
 def _teachers(engine, weights):
@@ -226,15 +172,15 @@ def _teachers(engine, weights):
 @pytest.fixture(scope="module")
 def collected():
     """A collector whose general teacher differs from the student and whose domain teacher is the student."""
-    engine = _engine()
+    engine = an_engine()
     names = [f"p{i}" for i in range(len(PROMPTS))]
     branches = {
         "general": system.Branch("general", 0, PROMPTS, names, PROMPTS[:4], "absolute", 0.6, 2.0),
         "domain": system.Branch("domain", 1, PROMPTS, names, PROMPTS[:4], "positive", 0.8, 1.0),
     }
-    student, other = _params(0), _params(1)
+    student, other = random_weights(0), random_weights(1)
     teachers = _teachers(engine, {"general": lambda: other, "domain": lambda: student})
-    collect = system.collector(engine, teachers, branches, ("general", "domain"), ROLLOUTS, 3, lambda params: params)
+    collect = _collector(engine, teachers, branches, ("general", "domain"))
     return engine, branches, collect, student, other
 
 
@@ -268,7 +214,7 @@ def test_collect_trains_the_samples_of_largest_demand_with_scaled_credit(tiny, c
     )
     gaps = []
     for b in range(4):
-        tokens, prompt = _sequence(rollout, b)
+        tokens, prompt = sequence(rollout, b)
         assert tokens[:prompt].tolist() == PROMPTS[chosen[b]].tolist()
         own = np.asarray(plain_logp(student, tokens))[prompt - 1 :]
         np.testing.assert_allclose(rollout.sampler_logp_BT[b, : len(own)], own, atol=1e-4)
@@ -281,14 +227,14 @@ def test_collect_trains_the_samples_of_largest_demand_with_scaled_credit(tiny, c
     trained = _trained(experience.updates)
     assert len(trained) == count == experience.metrics["selected"]
     for b in order[:count]:
-        credit, weight = trained[tuple(_sequence(rollout, b)[0].tolist())]
+        credit, weight = trained[tuple(sequence(rollout, b)[0].tolist())]
         np.testing.assert_allclose(credit, 2.0 * gaps[b], atol=1e-3)
         np.testing.assert_allclose(weight, np.full(len(gaps[b]), 1 / count / len(gaps[b])), rtol=1e-6)
-    tokens = sum(map(len, gaps))
+    tokens, figures = sum(map(len, gaps)), experience.metrics["branches"]["general"]
     assert experience.metrics["response_tokens"] == tokens
     assert experience.metrics["reverse_kl"] == pytest.approx(-sum(float(g.sum()) for g in gaps) / tokens, abs=1e-3)
-    assert experience.metrics["gap_abs"] == pytest.approx(sum(np.abs(g).sum() for g in gaps) / tokens, abs=1e-3)
-    assert experience.metrics["mass"] == pytest.approx(sum(demand[b] for b in order[:count]) / sum(demand), abs=1e-3)
+    assert figures["gap_abs"] == pytest.approx(sum(np.abs(g).sum() for g in gaps) / tokens, abs=1e-3)
+    assert figures["mass"] == pytest.approx(sum(demand[b] for b in order[:count]) / sum(demand), abs=1e-3)
 
 
 def test_another_teacher_moves_the_student_against_the_gradient(tiny, collected):
@@ -308,7 +254,8 @@ def test_a_teacher_equal_to_the_student_changes_nothing_but_the_step(tiny, colle
     key = np.asarray(jax.random.key_data(state.key)).copy()
     experience = collected[2](state, 1)
     assert (experience.branch, experience.updates) == ("domain", [])
-    assert {experience.metrics[k] for k in ("reverse_kl", "gap_abs", "gap_positive", "selected", "mass")} == {0.0}
+    figures = experience.metrics["branches"]["domain"]
+    assert {figures[k] for k in ("reverse_kl", "gap_abs", "gap_positive", "selected", "mass")} == {0.0}
     new, figures = loop.update(tiny[0], state, experience, 1)
     assert int(new.step) == 1
     assert figures["loss"] == 0
@@ -318,12 +265,12 @@ def test_a_teacher_equal_to_the_student_changes_nothing_but_the_step(tiny, colle
 
 def test_one_teacher_is_resident_and_read_when_it_is_needed(collected):
     engine, reads = collected[0], []
-    weights = {"general": _params(1), "domain": _params(2)}
+    weights = {"general": random_weights(1), "domain": random_weights(2)}
 
     def reader(name):
         return lambda: reads.append(name) or weights[name]
 
-    teachers, rollout = _teachers(engine, {name: reader(name) for name in weights}), _rollout()
+    teachers, rollout = _teachers(engine, {name: reader(name) for name in weights}), a_rollout()
     expected = {name: engine.score(engine.place(of_params(weights[name]), "float32"), rollout) for name in weights}
     for name in ("general", "general", "domain", "general"):
         np.testing.assert_array_equal(teachers.score(name, rollout), expected[name])
@@ -334,16 +281,16 @@ def test_a_gap_that_is_not_finite_names_the_prompts(tiny, collected):
     engine, branches, _, _, other = collected
     broken = {**other, "norm": np.full_like(other["norm"], np.nan)}
     teachers = _teachers(engine, {"general": lambda: broken})
-    collect = system.collector(engine, teachers, branches, ("general",), ROLLOUTS, 3, lambda params: params)
+    collect = _collector(engine, teachers, branches, ("general",))
     with pytest.raises(FloatingPointError, match=r"step 1, branch general: the score of prompt p\d is nan"):
         collect(_state(tiny), 0)
 
 
 def test_a_loss_that_is_not_finite_touches_no_parameter(tiny):
-    rollout = _rollout()
-    gap = _noise(rollout, 2, 1.0)
+    rollout = a_rollout()
+    gap = noise(rollout, 2, 1.0)
     gap[1, 2] = np.inf
-    updates = system.make_updates(rollout, gap, np.array([1]), len(np.array([1])), SHAPE)
+    updates = system.make_updates(rollout, gap, np.array([1]), 1, SHAPE)
     updates = [u.replace(sampler_logp_RS=np.full_like(u.sampler_logp_RS, -6.0)) for u in updates]
     state = _state(tiny)
     with pytest.raises(FloatingPointError, match="step 8, branch general"):

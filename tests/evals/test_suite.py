@@ -130,7 +130,8 @@ def test_checked_domains_are_scored_by_their_checks_and_others_by_the_distance_t
     )
     teachers = {name: Policy(FakeEngine(), lambda x=x: x) for name, x in [("general", -3.0), ("law", -1.5)]}
     reference = found.reference(teachers["general"])
-    measures = found.run(Policy(FakeEngine(), lambda: -1.0), teachers, reference, is_general=False)
+    measures, answers = found.run(Policy(FakeEngine(), lambda: -1.0), teachers, reference, is_general=False)
+    assert {task: len(texts) for task, texts in answers.items()} == {"instructions": 2, "codes": 2}
     assert measures["instructions"].numerator.tolist() == [0.0, 1.0]
     assert measures["codes"].numerator.tolist() == [1.0, 0.0]
     assert {k: measures[k].value() for k in ("reverse_kl", "forward_kl", "law", "length", "eos_rate")} == {
