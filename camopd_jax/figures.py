@@ -66,40 +66,57 @@ def over_steps(path: Path, panels: Sequence[Panel], across: int) -> None:
             handles[label], = axis.plot(steps, value_ST.mean(axis=0), color=color, marker=marker, markersize=4,
                                         linewidth=1.4)  # fmt: skip
             if len(by_seed) > 1:
-                axis.fill_between(steps, value_ST.min(axis=0), value_ST.max(axis=0), color=color, alpha=0.15, lw=0)
+                axis.fill_between(steps, value_ST.min(axis=0), value_ST.max(axis=0), color=color, alpha=0.1, lw=0)
         axis.axhline(0, color="#999999", linewidth=0.8)
-        axis.set(title=panel.title, xlabel="step", ylabel=panel.ylabel)
-        axis.title.set_fontsize(10)
+        axis.set(xlabel="step", ylabel=panel.ylabel)
+        axis.set_title(panel.title, fontsize=10)
         axis.xaxis.get_major_locator().set_params(integer=True)
     _finish(figure, path, handles)
 
 
 def trade_off(path: Path, planes: Sequence[Plane]) -> None:
-    """A point a label with both intervals; what is cut by the edge goes on beyond it."""
+    """A point a label with both intervals: above with all references, below the labels' own range, closer.
+
+    What is cut by an edge goes on beyond it.
+    """
     styles = _styles(list(dict.fromkeys(label for plane in planes for label in plane.points)))
-    figure, axes = plt.subplots(
-        1, len(planes), figsize=(1.5 + 4.8 * len(planes), 5.2), squeeze=False, layout="constrained"
+    figure, axes_2P = plt.subplots(
+        2, len(planes), figsize=(1.5 + 4.8 * len(planes), 8.6), squeeze=False, layout="constrained"
     )
     handles = {}
-    for axis, plane in zip(axes.flat, planes, strict=True):
-        x, y = zip(*plane.joined.values(), strict=True)
-        handles["teachers, and averages of their weights"], = axis.plot(
-            x, y, color=GREY, marker="o", markersize=5, markerfacecolor="white", linewidth=1.2, zorder=1
-        )  # fmt: skip
-        for name, at in plane.joined.items():
-            axis.annotate(name, at, textcoords="offset points", xytext=(6, 6), fontsize=7.5, color="#555555")
-        for label, (horizontal, vertical) in plane.points.items():
-            color, marker = styles[label]
-            handles[label] = axis.errorbar(
-                horizontal.value, vertical.value, xerr=_arms(horizontal), yerr=_arms(vertical), color=color,
-                marker=marker, markersize=7, capsize=2, elinewidth=0.9, linestyle="none", zorder=2,
-            )  # fmt: skip
-        axis.set(xlabel=plane.xlabel, ylabel=plane.ylabel)
-        axis.set_xlim(_range([*x, *(h.value for h, _ in plane.points.values())]))
-        axis.set_ylim(_range([*y, *(v.value for _, v in plane.points.values())]))
-        axis.grid(color="#eeeeee", linewidth=0.8)
-        axis.set_axisbelow(True)
+    for plane, (whole, near) in zip(planes, axes_2P.T, strict=True):
+        for axis in (whole, near):
+            handles |= _draw_plane(axis, plane, styles)
+        for number, name in enumerate("xy"):
+            points = [pair[number] for pair in plane.points.values()]
+            low, high = _range([*(p.value for p in points), *(at[number] for at in plane.joined.values())])
+            whole.set(**{f"{name}lim": (low, high)})
+            ends = [end for p in points for end in (p.value, *(p.interval or ()))]
+            near.set(**{f"{name}lim": _range([min(max(end, low), high) for end in ends])})
+        for number, (name, at) in enumerate(plane.joined.items()):
+            place, side = ((6, 6), "left") if number == 0 else ((-5, -11), "right")  # the points lie above the line
+            whole.annotate(name, at, textcoords="offset points", xytext=place, ha=side, fontsize=7.5, color="#555555")
+        near.set_title("closer", fontsize=10)
+        near.locator_params(nbins=6)
     _finish(figure, path, handles)
+
+
+def _draw_plane(axis, plane: Plane, styles: dict[str, tuple[str, str]]) -> dict:
+    handles = {}
+    handles["teachers, and averages of their weights"], = axis.plot(
+        *zip(*plane.joined.values(), strict=True), color=GREY, marker="o", markersize=5, markerfacecolor="white",
+        linewidth=1.2, zorder=1,
+    )  # fmt: skip
+    for label, (horizontal, vertical) in plane.points.items():
+        color, marker = styles[label]
+        handles[label] = axis.errorbar(
+            horizontal.value, vertical.value, xerr=_arms(horizontal), yerr=_arms(vertical), color=color,
+            marker=marker, markersize=7, capsize=2, elinewidth=0.9, linestyle="none", zorder=2,
+        )  # fmt: skip
+    axis.set(xlabel=plane.xlabel, ylabel=plane.ylabel)
+    axis.grid(color="#eeeeee", linewidth=0.8)
+    axis.set_axisbelow(True)
+    return handles
 
 
 def dots(path: Path, panels: dict[str, dict[str, Point]]) -> None:
@@ -114,6 +131,7 @@ def dots(path: Path, panels: dict[str, dict[str, Point]]) -> None:
             axis.errorbar(point.value, labels.index(label), xerr=_arms(point), color=COLORS[0], marker="o", capsize=3)
         axis.axvline(next(iter(points.values())).value, color=GREY, linestyle=":", linewidth=1)
         axis.set(xlabel=title, yticks=range(len(labels)), yticklabels=labels)
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", color="#eeeeee", linewidth=0.8)
     axes.flat[0].invert_yaxis()
     figure.savefig(path, dpi=150)
@@ -133,7 +151,7 @@ def _arms(point: Point) -> list[list[float]] | None:
 
 def _range(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    margin = 0.12 * (high - low) or 0.1
+    margin = 0.15 * (high - low) or 0.1
     return low - margin, high + margin
 
 

@@ -17,7 +17,7 @@ from camopd_jax.experiment.charts import Chart
 from camopd_jax.experiment.results import Results, Run
 
 HOW_TO_READ = """\
-Values of a method: mean over seeds (their number in brackets behind the name) [95 % t-interval over seeds]{one_seed};
+Values of a method: mean over seeds (their number in brackets behind the name) {over_seeds};
 of a model that did not train here: value [95 % bootstrap interval over held-out items]. KL in nats a token. Recovery is
 (after - start) / (general teacher - start), retention after / start; undefined where the interval of what stands below
 the line contains 0. All runs answer the same held-out prompts."""
@@ -69,10 +69,11 @@ def page(
 ) -> str:
     """The whole text of results.md."""
     base, cells = results.grid.base, results.grid.cells
-    first = cells[0].name
-    one_seed = "" if any(len(runs) > 1 for runs in results.runs.values()) else "; here one seed, and so no interval"
+    first, numbers = cells[0].name, ", ".join(map(str, results.grid.seeds))
+    several = any(len(runs) > 1 for runs in results.runs.values())
+    over_seeds = "[95 % t-interval over seeds]" if several else "- here of one seed, without an interval"
     parts = [
-        f"# Results: {base['name']}, preset {base['preset']}: {len(cells)} cells, {len(results.grid.seeds)} seeds",
+        f"# Results: {base['name']}, preset {base['preset']}: {len(cells)} cells, seeds {numbers}",
         "\n".join(_what_was_run(results, docs)),
         "## What the numbers say",
         "Made from the tables below by the rule that stands there.",
@@ -83,7 +84,7 @@ def page(
         *_list("Gradient coherence", words.coherence(results)),
         *_notes(docs),
         "## Measures",
-        HOW_TO_READ.format(one_seed=one_seed),
+        HOW_TO_READ.format(over_seeds=over_seeds),
         tables.quality(results),
         "## Cost",
         "Minutes are those of a whole run, evaluation included; the first run on a machine makes the teacher and "

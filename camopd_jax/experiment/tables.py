@@ -68,18 +68,19 @@ def orderings(found: Sequence[Ordering]) -> str:
 
 def number(value: float, around: tuple[float, float] | None, digits: int) -> str:
     """A value and its interval, which is left out where it has no width or is not known."""
-    text = f"{value:,.{digits}f}"
+    text = f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no minus in front of 0
     if around is None or around[0] == around[1]:
         return text
     return f"{text} {interval(*around, digits)}"
 
 
 def interval(low: float, high: float, digits: int) -> str:
-    return f"[{low:,.{digits}f}, {high:,.{digits}f}]"
+    return f"[{number(low, None, digits)}, {number(high, None, digits)}]"
 
 
 def signed(d: Difference, digits: int) -> str:
-    return f"{d.value:+.{digits}f} [{d.low:+.{digits}f}, {d.high:+.{digits}f}]"
+    value, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in (d.value, d.low, d.high))
+    return f"{value} [{low}, {high}]"
 
 
 def p_value(p: float) -> str:

@@ -9,6 +9,8 @@ from camopd_jax.experiment.results import Results, short
 from camopd_jax.experiment.tables import signed
 from camopd_jax.experiment.verdicts import Comparison, Ordering
 
+COUNTED = {"holds": "held", "reversed": "reversed", "not told apart": "not told apart"}
+
 
 def compared(found: Sequence[Comparison]) -> list[str]:
     """A sentence a pair."""
@@ -21,7 +23,7 @@ def compared(found: Sequence[Comparison]) -> list[str]:
     out = []
     for (a, b), by_verdict in by_pair.items():
         parts = [
-            f"{verdict}{' in' if verdict != 'not told apart' else ' by'} {', '.join(by_verdict[verdict])}"
+            f"{verdict} in {', '.join(by_verdict[verdict])}"
             for verdict in ("better", "worse", "not told apart")
             if verdict in by_verdict
         ]
@@ -37,10 +39,11 @@ def ordered(found: Sequence[Ordering]) -> list[str]:
         counts = Counter(o.verdict for o in mine)
         run = len(mine) - counts["not run"]
         text = (
-            f"Of the paper's {len(mine)} orderings by {aspect} average, {run} can be looked at here; in "
-            f"{short(mine[0].line)} {counts['holds']} hold, {counts['reversed']} are reversed, "
-            f"{counts['not told apart']} are not told apart."
+            f"{aspect.capitalize()} average, here {short(mine[0].line)}: {run} of the paper's {len(mine)} orderings run"
         )
+        if run:
+            text += f"; {', '.join(f'{counts[v]} {w}' for v, w in COUNTED.items())}"
+        text += "."
         for verdict, word in (("holds", "Held"), ("reversed", "Reversed")):
             those = [f"{o.above} > {o.below}" for o in mine if o.verdict == verdict]
             text += f" {word}: {', '.join(those)}." if those else ""
