@@ -37,6 +37,17 @@ def copied(made, tmp_path, monkeypatch):
     return Path(shutil.copytree(made, "runs/grid"))
 
 
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    monkeypatch.setattr(verdicts, "RESAMPLES", 1000)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which take most of the time."""
+    monkeypatch.setattr(report.charts, "draw", lambda found, folder: [])
+
+
 def column(found, label):
     return next(c for c in results.columns(found) if c.label == label)
 
@@ -131,7 +142,7 @@ def test_a_reversed_ordering_is_called_so(tmp_path):
     assert [o.verdict for o in said] == ["reversed", "reversed", "not told apart"]
 
 
-def test_pairs_are_made_of_the_seeds_that_both_have(copied):
+def test_pairs_are_made_of_the_seeds_that_both_have(copied, undrawn):
     shutil.rmtree(copied / "mix" / "seed1")
     (copied / "camopd" / "seed2" / "evaluation.json").unlink()
     shutil.rmtree(copied / "vanilla_mopd")
@@ -208,7 +219,7 @@ def test_the_sweep_has_its_own_charts_and_orderings(tmp_path):
     assert "vanilla_mopd" not in text
 
 
-def test_teachers_that_were_evaluated_otherwise_are_told(copied):
+def test_teachers_that_were_evaluated_otherwise_are_told(copied, undrawn):
     report.write(copied, None)
     assert "evaluations differ" not in (copied / "results.md").read_text()
     workdir = copied / "mix" / "seed2"

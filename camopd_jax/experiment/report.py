@@ -49,9 +49,9 @@ def write(out: Path, docs: Path | None) -> None:
     if docs is None:
         return
     home = docs.with_suffix("")
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     for chart in drawn:
+        (home / chart.file).unlink(missing_ok=True)
         if not chart.missing:
             shutil.copy(out / "figures" / chart.file, home)
     _put(docs, page(results, *against, orderings, drawn, home.name, docs))
