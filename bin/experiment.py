@@ -45,8 +45,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--docs={docs}: allowed is the name of a Markdown file, such as docs/results.md")
         if not values.report:
             code = _run(values, out)
-            if code and not (values.keep_going and code == 1):
-                return
+        if code and not (values.keep_going and code == 1):
+            return
 
         from camopd_jax.experiment import report
 
@@ -66,7 +66,8 @@ def _run(values: flags.FlagValues, out: Path) -> int:
     if values.seeds is None:
         raise ValueError("--seeds is missing: such as --seeds=0,1,2")
 
-    from camopd_jax.experiment import grid, runner  # slow: not before the arguments are known to be right
+    # Slow: not before the arguments are known to be right. The report is wanted after hours: what it lacks shows now.
+    from camopd_jax.experiment import grid, report, runner  # noqa: F401
 
     flag = values["config"]
     name, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)

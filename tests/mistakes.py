@@ -13,6 +13,7 @@ from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
 from camopd_jax import metrics, recover
+from camopd_jax.experiment import grid
 from camopd_jax.models import export, load
 from camopd_jax.types import TrainState
 
@@ -215,6 +216,11 @@ def _runs(home: Path) -> None:
     (home / "file_checkpoints" / "checkpoints").write_text("")
     shutil.rmtree(copy("no_checkpoint") / "checkpoints")
     (home / "no_checkpoint" / "checkpoints").mkdir()
+    shutil.copytree(earlier, home / "taken" / "camopd" / "seed0")
+    asked = grid.make("configs/medical.py:tiny", {}, config, grid.method_cells(["camopd", "mix"]), (0,))
+    grid.write(asked, home / "grid")
+    shutil.copytree(home / "grid", home / "damaged_grid")
+    (home / "damaged_grid" / grid.RECORD).write_text('{"cells": [')
 
 
 def state() -> TrainState:

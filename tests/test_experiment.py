@@ -1,5 +1,6 @@
 """The experiment: its cells and their flags, and the runner, with a program in the place of bin/train.py."""
 
+import importlib.util
 import json
 import os
 import runpy
@@ -15,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from camopd_jax import preflight
-from camopd_jax.experiment import grid, runner
+from camopd_jax.experiment import grid, report, runner
 from camopd_jax.experiment.grid import Cell, Grid
 
 ROOT = Path(__file__).parent.parent
@@ -162,7 +163,7 @@ def test_a_run_that_ends_well_and_leaves_no_evaluation_has_failed(train, capsys)
 PROGRAM = """
 import sys
 from pathlib import Path
-from camopd_jax.experiment import grid, runner
+from camopd_jax.experiment import grid, report, runner
 asked = grid.Grid("c.py", {}, {}, grid.method_cells(["camopd", "mix"]), (0,))
 sys.exit(runner.run(asked, Path("out"), Path("train.py"), keep_going=True, drop_weights=False))
 """
@@ -236,3 +237,29 @@ def test_the_time_to_go_is_told_from_the_finished_runs(train, capsys):
     for cell, seed in asked.runs():
         Path(f"out/{cell.name}/seed{seed}.starts.jsonl").write_text(json.dumps({"seconds": 90}) + "\n")
     assert "1 to go, about 2 minutes at 1.5 minutes a run" in runner.plan(asked, Path("out"))
+
+
+@pytest.mark.parametrize(
+    "code, arguments, reported",
+    [(0, [], True), (1, ["--keep_going"], True), (1, [], False), (2, [], False), (143, ["--keep_going"], False)],
+)
+def test_the_program_reports_what_was_made_and_passes_the_exit_code_on(
+    code, arguments, reported, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("experiment_program", ROOT / "bin" / "experiment.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    written, asked = [], []
+    monkeypatch.setattr(report, "write", lambda *paths: written.append(paths))
+    monkeypatch.setattr(runner, "run", lambda *given, **how: asked.append((given, how)) or code)
+    argv = ["bin/experiment.py", "--config=configs/medical.py:tiny", f"--out={tmp_path}", "--seeds=0,2"]
+    argv += ["--methods=camopd,mix", "--config.camopd.cycle=('domain',)", "--drop_weights", "--docs=docs/results.md"]
+    assert program.main([*argv, *arguments]) == code
+    sys.modules.pop("config_config", None)
+    assert written == [(tmp_path, Path("docs/results.md"))] * reported
+    (((found, out, train), how),) = asked
+    assert train == ROOT / "bin" / "train.py" and out == tmp_path
+    assert how == {"keep_going": bool(arguments), "drop_weights": True}
+    assert found.seeds == (0, 2) and [c.name for c in found.cells] == ["camopd", "mix"]
+    assert found.overrides == {"camopd.cycle": ("domain",)} and found.base["camopd"]["cycle"] == ["domain"]
