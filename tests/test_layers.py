@@ -28,6 +28,8 @@ TOP = (
     "student",
     "preflight",
     "summary",
+    "verdict",
+    "report",
     "plan",
     "dry_run",
     "footprint",
