@@ -42,9 +42,10 @@ def write(workdir: Path) -> Path:
     """
     if not (workdir / "config.json").exists():
         raise ValueError(f"{workdir} is not the workdir of a run: there is no config.json")
-    text, path = page(content(workdir)), workdir / "report.html"
+    path = workdir / "report.html"
     if path.is_dir():
         raise ValueError(f"{path} is a directory; move it away")
+    text = page(content(workdir))
     with tempfile.NamedTemporaryFile("w", dir=workdir, suffix=".tmp", delete=False, encoding="utf-8") as file:
         file.write(text)
     os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
@@ -55,29 +56,42 @@ def write(workdir: Path) -> Path:
 def content(workdir: Path) -> dict:
     """All that the page shows, as JSON has it."""
     record = preflight.read_record(workdir)
-    config = record["config"]
     found = {name.removesuffix(".jsonl"): _rows(workdir / name) for name in NEEDED}
     held = [row for row in found["eval"] if row["metric"] == "short_reverse_kl"]
     path = workdir / "evaluation.json"
     evaluation = verdict.read(path) if path.exists() else None
-    finished = verdict.of_evaluation(evaluation) if evaluation else None
-    absent = [n for n in ABSENT if not (evaluation if n == "evaluation" else found[n])]
+    run = settings(record, workdir)
+    if evaluation:
+        words = verdict.of_evaluation(evaluation)
+        tables = [summary.table(evaluation.models, evaluation.lines), summary.ratio_table(evaluation.ratios())]
+    else:
+        words, tables = verdict.going_on(found["metrics"], run["steps"], held), []
     return {
-        "title": f"{config['name']}:{config['preset']}, seed {config['seed']}",
+        "title": f"{run['title']}, seed {run['seed']}",
         "workdir": workdir.absolute().name,
-        "verdict": finished or verdict.going_on(found["metrics"], config["steps"], held),
-        "cost": cost(found["metrics"], record),
-        "tables": [cells(summary.table(evaluation.models, evaluation.lines)),
-                   cells(summary.ratio_table(evaluation.ratios()))] if evaluation else [],
-        "clip_norm": rounded(config["optim"]["clip_norm"]),
+        "verdict": words,
+        "cost": cost(found["metrics"], run),
+        "tables": [cells(table) for table in tables],
+        "clip_norm": rounded(run["clip_norm"]),
         "metrics": rounded(found["metrics"]),
         "held": rounded(held),
         "diagnostics": rounded(found["diagnostics"]),
         "rollouts": rounded(found["rollouts"]),
-        "answers": answers(found["answers"], verdict.start_of(config["student"])),
+        "answers": answers(found["answers"], verdict.start_of(run["student"])),
         "record": list(flat(record, "")),
-        "absent": {name: ABSENT[name] for name in absent},
-    }  # fmt: skip
+        "absent": {n: why for n, why in ABSENT.items() if not (tables if n == "evaluation" else found[n])},
+    }
+
+
+def settings(record: dict, workdir: Path) -> dict:
+    """What the page says of a run's config.json."""
+    try:
+        c = record["config"]
+        return {"title": f"{c['name']}:{c['preset']}", "seed": c["seed"], "steps": c["steps"], "student": c["student"],
+                "method": c["camopd"]["method"], "clip_norm": c["optim"]["clip_norm"],
+                "devices": record["devices"]}  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{workdir}: config.json has no {error}: not what a run of this version writes") from None
 
 
 def _rows(path: Path) -> list[dict]:
@@ -110,14 +124,14 @@ def flat(tree: dict, prefix: str) -> Iterator[list[str]]:
             yield [prefix + key, json.dumps(value, ensure_ascii=False)]
 
 
-def cost(steps: Sequence[dict], record: dict) -> dict:
+def cost(steps: Sequence[dict], run: dict) -> dict:
     """{"facts": [[name, words]], "stages": [[name, seconds]]} of the steps of a run."""
-    config = record["config"]
     seconds, sampled = (sum(row[key] for row in steps) for key in ("seconds", "response_tokens"))
     trained = sum(row.get("trained_tokens", 0) for row in steps)  # a step whose scores are all 0 trains nothing
-    stages = {s: sum(row.get(f"seconds_{s}", 0) for row in steps) for s in STAGES}
-    facts = [["Method", config["camopd"]["method"]], ["Preset, seed", f"{config['name']}:{config['preset']}, "
-             f"{config['seed']}"], ["Steps", f"{len(steps)} of {config['steps']}"]]  # fmt: skip
+    stages = [[s, sum(row.get(f"seconds_{s}", 0) for row in steps)] for s in STAGES]  # off-policy: nothing is sampled
+    stages.append(["other", max(seconds - sum(spent for _, spent in stages), 0)])
+    facts = [["Method", run["method"]], ["Preset", run["title"]], ["Seed", str(run["seed"])],
+             ["Steps", f"{len(steps)} of {run['steps']}"]]  # fmt: skip
     if steps:
         chosen, batch = (sum(row[key] for row in steps) for key in ("selected", "batch"))
         facts += [
@@ -126,9 +140,9 @@ def cost(steps: Sequence[dict], record: dict) -> dict:
             ["Tokens trained", f"{trained:,} ({100 * trained / max(sampled, 1):.0f} %)"],
             ["Responses selected", f"{chosen:,} of {batch:,} ({100 * chosen / max(batch, 1):.0f} %)"],
         ]
-    devices = record["devices"]
+    devices = run["devices"]
     facts.append(["Devices", f"{len(devices)} ({', '.join(devices[:2])}{', …' if len(devices) > 2 else ''})"])
-    return {"facts": facts, "stages": [*stages.items(), ("other", max(seconds - sum(stages.values()), 0))]}
+    return {"facts": facts, "stages": stages}
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation says about a run, in words: each claim with its 95 % interval, and whether it is told from chance."""
+"""What an evaluation says about a run, in words, and whether each claim is told apart from chance."""
 
 import json
 from collections.abc import Sequence
@@ -59,7 +59,9 @@ def read(path: Path) -> Evaluation:
         evaluation = Evaluation([Line(**x) for x in found["lines"]], models, found["student"], found["checked"])
         evaluation.models[evaluation.start], evaluation.models[AFTER]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not what a finished run of this version writes ({error!r}); run it again") from None
+        raise ValueError(
+            f"{path} is not what a finished run of this version writes ({error!r}); run it again"
+        ) from None
     return evaluation
 
 
@@ -165,7 +167,9 @@ def _headline(kl: Interval, kept: dict[str, Interval]) -> str:
         if interval is None:
             parts.append(f"{name} retention is undefined")
         else:
-            seen = {1: "a gain", 0: "no loss told apart from chance", -1: "a loss told apart from no change"}[told(interval, 1.0)]
+            seen = {1: "a gain", 0: "no loss told apart from chance", -1: "a loss told apart from no change"}[
+                told(interval, 1.0)
+            ]
             parts.append(f"kept {_share(interval[0])} of the {name} skill ({seen})")
     return "; ".join(parts)
 

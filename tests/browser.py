@@ -40,6 +40,7 @@ class Page:
         self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # as if its window were in front
         return self
 
     def __exit__(self, *_) -> None:
@@ -98,4 +99,6 @@ class Page:
 
     def settle(self) -> None:
         """Wait out a filter's delay and two frames."""
-        self.evaluate("new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 200))")
+        self.evaluate(
+            "new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 200))"
+        )

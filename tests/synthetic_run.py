@@ -135,7 +135,9 @@ def answers(rng) -> list[dict]:
     rows = []
     for i in range(60):
         task = ("instructions", "domain")[i % 3 == 2]
-        prompt = "Which city is the capital of Portugal? Answer in one word." if i % 3 else "Name three colours of a flag."
+        prompt = (
+            "Which city is the capital of Portugal? Answer in one word." if i % 3 else "Name three colours of a flag."
+        )
         if task == "domain":
             prompt = f"Give the ICD-10-CM code: fever {i}.\nR50.9 Fever, unspecified\nA01.0 Typhoid fever\nB50 Malaria"
         for title in TITLES:

@@ -20,7 +20,7 @@ function gapOf(rollout, t) {
 }
 
 function paint(node, gap) {
-  if (gap === null) return;
+  if (gap === null || Math.abs(gap) < 0.05) return;
   node.classList.add(gap < 0 ? "neg" : "pos");
   if (Math.abs(gap) >= 1) node.classList.add("far");
   node.style.setProperty("--a", Math.min(1, Math.abs(gap) / CLIP).toFixed(2));
@@ -44,20 +44,36 @@ function tokenWords(rollout, t) {
   ];
 }
 
+let tipOf = null; // the token that the tip is of
+
 function showTip(rollout, node) {
+  hideTip();
+  tipOf = node;
+  node.setAttribute("aria-describedby", "tip");
+  byId("tip").replaceChildren(...tokenWords(rollout, Number(node.dataset.t)));
+  byId("tip").hidden = false;
+  placeTip();
+}
+
+function placeTip() {
   const tip = byId("tip");
-  tip.replaceChildren(...tokenWords(rollout, Number(node.dataset.t)));
-  tip.hidden = false;
-  const token = node.getClientRects()[0];
+  const token = tipOf.getClientRects()[0];
   const { offsetWidth: width, offsetHeight: height } = tip;
   const above = token.top - height - 6;
   tip.style.left = `${Math.max(6, Math.min(token.left, document.documentElement.clientWidth - width - 6))}px`;
   tip.style.top = `${above > 4 ? above : token.bottom + 6}px`;
-  node.setAttribute("aria-describedby", "tip");
 }
 
 function hideTip() {
   byId("tip").hidden = true;
+  tipOf?.removeAttribute("aria-describedby");
+  tipOf = null;
+}
+
+// A focused token keeps its tip: focus alone may scroll the page.
+function scrolled() {
+  if (tipOf && tipOf === document.activeElement) placeTip();
+  else if (tipOf) hideTip();
 }
 
 function moveFocus(event) {
@@ -150,7 +166,7 @@ function rollouts(id, rows) {
     { name: "to", label: "To step", type: "number", min: 0 },
     { name: "q", label: "Search", type: "search" },
   ], show);
-  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("scroll", scrolled, { passive: true });
   return [el("p", { class: "quiet" }, "A sample of what the student said in training, scored by the teacher of the step's branch."),
     gapLegend(), form, count, list];
 }
