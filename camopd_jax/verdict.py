@@ -135,9 +135,10 @@ def going_on(steps: Sequence[dict], wanted: int, held: Sequence[dict]) -> dict:
     points = []
     for task in dict.fromkeys(row["task"] for row in held):
         mine = [row for row in held if row["task"] == task]
-        ends = ", ".join(f"{r['value']:.3f} ± {r['stderr']:.3f} at step {r['step']}" for r in (mine[0], mine[-1]))
+        ends = mine if len(mine) == 1 else (mine[0], mine[-1])
+        said = ", ".join(f"{r['value']:.3f} ± {r['stderr']:.3f} at step {r['step']}" for r in ends)
         points.append(_point("so far", "open", f"Reverse KL to the {task} teacher, nats a token, on {mine[0]['n']} "
-                             f"held-out prompts (± one standard error): {ends}."))  # fmt: skip
+                             f"held-out prompts (± one standard error): {said}."))  # fmt: skip
     headline = f"Not finished: {done} of {wanted} steps are done, and the final evaluation is not there yet"
     return {"headline": headline, "tone": "open", "points": points}
 
@@ -167,10 +168,8 @@ def _headline(kl: Interval, kept: dict[str, Interval]) -> str:
         if interval is None:
             parts.append(f"{name} retention is undefined")
         else:
-            seen = {1: "a gain", 0: "no loss told apart from chance", -1: "a loss told apart from no change"}[
-                told(interval, 1.0)
-            ]
-            parts.append(f"kept {_share(interval[0])} of the {name} skill ({seen})")
+            seen = {1: "a gain", 0: "no loss told apart from chance", -1: "a loss told apart from chance"}
+            parts.append(f"kept {_share(interval[0])} of the {name} skill ({seen[told(interval, 1.0)]})")
     return "; ".join(parts)
 
 

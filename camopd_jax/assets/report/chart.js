@@ -80,7 +80,8 @@ function drawSeries(series, x, y) {
 
 function drawBars(series, x, y, width) {
   const steps = series[0].points.length;
-  const wide = Math.max(1, Math.min(24, (width - EDGE.left - EDGE.right) / (steps + 1) - 1));
+  const pitch = (width - EDGE.left - EDGE.right) / (steps + 1);
+  const wide = pitch < 4 ? pitch : Math.min(24, pitch - 1);
   const parts = [];
   for (let i = 0; i < steps; i++) {
     let sum = 0;
@@ -105,9 +106,11 @@ function rangeOf(spec) {
 }
 
 function readoutAt(spec, at) {
-  const values = spec.series.map((s) => [s, s.points.find((p) => p.x === at) || { y: null }]);
-  return [el("span", {}, `step ${at}`), ...values.map(([s, p]) => el("span", {},
-    key(s, spec.bars), ` ${s.name} ${number(p.y)}${p.e ? ` ± ${number(p.e)}` : ""}`))];
+  const words = (p) => `${number(p.y)}${p.e ? ` ± ${number(p.e)}` : ""}${p.x === at ? "" : ` (step ${p.x})`}`;
+  return [el("span", {}, `step ${at}`), ...spec.series.map((s) => {
+    const known = s.points.filter((p) => p.x <= at && p.y !== null).pop(); // a branch has no value in another's step
+    return el("span", {}, key(s, spec.bars), ` ${s.name} ${known ? words(known) : "–"}`);
+  })];
 }
 
 function key(series, bars) {
@@ -122,7 +125,7 @@ function chart(spec) {
   const note = spec.note ? el("p", { class: "quiet" }, spec.note) : null;
   if (spec.log) spec.series.forEach((s) => { s.points = s.points.filter((p) => p.y > 0); });
   const xs = [...new Set(spec.series.flatMap((s) => s.points.filter((p) => p.y !== null).map((p) => p.x)))].sort((a, b) => a - b);
-  if (!xs.length) return el("figure", { class: "chart" }, head, el("p", { class: "quiet" }, "No values yet."), note);
+  if (!xs.length) return el("figure", { class: "chart" }, head, el("p", { class: "quiet" }, "No values."), note);
   const last = xs[xs.length - 1];
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   const picture = svg("svg", { role: "img", tabindex: 0, height: HEIGHT, "aria-label":

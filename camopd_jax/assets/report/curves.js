@@ -16,13 +16,14 @@ function perBranch(rows, y, more = {}) {
 
 function klChart(rows, held) {
   const tasks = [...new Set([...branchesOf(rows), ...held.map((row) => row.task)])];
+  const forward = rows.some((row) => "forward_kl" in row);
+  const of = forward ? [" (forward)", " (reverse)"] : ["", ""];
   const series = tasks.flatMap((task, look) => [
-    { name: `${task}, training batch`, look, kind: "dots", points: along(rows, task, (b) => b.reverse_kl ?? b.forward_kl) },
-    { name: `${task}, held-out`, look, kind: "errors", points: held.filter((r) => r.task === task)
+    { name: `${task}, training batch${of[0]}`, look, kind: "dots", points: along(rows, task, (b) => b.reverse_kl ?? b.forward_kl) },
+    { name: `${task}, held-out${of[1]}`, look, kind: "errors", points: held.filter((r) => r.task === task)
       .map((r) => ({ x: r.step, y: r.value, e: r.stderr })) },
   ]);
-  const forward = rows.some((row) => "forward_kl" in row);
-  return chart({ title: `${forward ? "Forward" : "Reverse"} KL to each teacher`, unit: "nats a token", from0: true,
+  return chart({ title: `${forward ? "" : "Reverse "}KL to each teacher`, unit: "nats a token", from0: true,
     series: series.filter((s) => s.points.length),
     note: "Dots are training batches, joined marks are held-out prompts (± one standard error). Falling towards 0 means nearer to the teacher." });
 }

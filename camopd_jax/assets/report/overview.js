@@ -1,11 +1,11 @@
 "use strict";
 // Whether it worked, what it cost, three examples; the table and the ratios.
 
-function verdictOf({ headline, tone, points }) {
+function verdictOf({ headline, tone, points }, finished) {
   return el("div", { class: `verdict ${tone}` },
     el("p", { class: "headline" }, headline),
     el("ul", { class: "points" }, ...points.map((p) => el("li", {}, badge(p.tone, p.badge), el("span", {}, p.text)))),
-    el("p", { class: "quiet" }, "Recovery is (after − start) / (teacher − start), retention after / start. The intervals are "
+    finished && el("p", { class: "quiet" }, "Recovery is (after − start) / (teacher − start), retention after / start. The intervals are "
       + "bootstrap intervals over held-out prompts: they do not cover another seed or other data."));
 }
 
