@@ -2,15 +2,13 @@
 
 import difflib
 import functools
-import json
 import math
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from camopd_jax import workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.chat import LONG_PROMPTS, THINKING
@@ -20,12 +18,6 @@ from camopd_jax.sharding import MESH_AXES
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
-# What a run that goes on may change; every other key shapes the updates that it has made already.
-MAY_CHANGE = (
-    "steps", "checkpoint.", "eval.", "diagnostics.", "report.", "export.", "mesh.", "micro.", "rollout.rows_at_once",
-)  # fmt: skip
-
-CHECKPOINT_FILES = ("_METADATA", "manifest.ocdbt")  # that a checkpoint of Orbax cannot be read without
 
 
 def branches(config: ConfigDict) -> tuple[str, ...]:
@@ -139,7 +131,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _check_no_others(config: ConfigDict, known: set[str]) -> None:
-    for key, _ in flat(config.to_dict()):
+    for key, _ in workdirs.flat(config.to_dict()):
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             meant = f"; did you mean config.{near[0]}?" if near else ""
@@ -213,99 +205,3 @@ def check_processes(count: int) -> None:
     """Raise ValueError unless one process holds all devices."""
     if count > 1:
         raise ValueError(f"this run has {count} processes; allowed is one: several hosts are not supported yet")
-
-
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Validate that a run can be kept, or gone on with, in a directory.
-
-    Raises:
-      ValueError: if it is no directory, cannot be written, or holds a run of another config.
-    """
-    check_writable(f"--workdir={workdir}", workdir)
-    if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
-        raise ValueError(f"--workdir={workdir}: checkpoints is no directory there; give another --workdir")
-    saved = saved_steps(workdir)
-    if not saved:
-        return
-    before = dict(flat(read_record(workdir)["config"]))
-    now = dict(flat(json.loads(json.dumps(config.to_dict()))))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
-            raise ValueError(
-                f"config.{key} = {now.get(key)!r}: the run in {workdir} was made with {before.get(key)!r}; set it "
-                "back, or give another --workdir"
-            )
-    if config.steps < saved[-1]:
-        raise ValueError(
-            f"config.steps = {config.steps}: the run in {workdir} has made {saved[-1]} updates; allowed is that or "
-            "more, or another --workdir"
-        )
-    newest = workdir / "checkpoints" / str(saved[-1])
-    if not all((newest / "default" / name).is_file() for name in CHECKPOINT_FILES):
-        raise ValueError(
-            f"--workdir={workdir}: the checkpoint {newest} is damaged; delete it, and the run goes on from the one "
-            "before, or give another --workdir"
-        )
-
-
-def check_writable(what: str, path: Path) -> None:
-    """Raise ValueError, which begins with `what`, unless a directory can be made there or written to."""
-    above = next(p for p in (path, *path.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        raise ValueError(f"{what}: {above} is not a directory that can be written ({error.strerror})") from None
-
-
-def check_same(workdir: Path, models: dict[str, list[str]], data: dict[str, str]) -> None:
-    """Raise ValueError if the run in a workdir was made with other models or prompts.
-
-    Args:
-      models: source and fingerprint, by branch; data: digest of the training prompts, by branch.
-    """
-    if not saved_steps(workdir):
-        return
-    record = read_record(workdir)
-    for name, digest in data.items():
-        if record.get("data", {}).get(name, digest) != digest:
-            raise ValueError(
-                f"config.data.{name}: its prompts are not those of the run in {workdir} (another file, tokenizer, or "
-                "chat template); give those, or another --workdir"
-            )
-    before = record.get("models", {})
-    for name, (source, fingerprint) in models.items():
-        was, same = before.get(name, ["none", fingerprint])
-        if same != fingerprint:
-            raise ValueError(
-                f"config.teachers.{name}: {source} (fingerprint {fingerprint}) is not the model of the run in "
-                f"{workdir}, {was} ({same}); give that one (hf: takes @REVISION), or another --workdir"
-            )
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    """The steps that a workdir has checkpoints of, in order."""
-    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
-
-
-def read_record(workdir: Path) -> dict:
-    """config.json of a run.
-
-    Raises:
-      ValueError: if it is missing or no record of a run.
-    """
-    path = workdir / "config.json"
-    try:
-        record = json.loads(path.read_text())
-        return record | {"config": dict(record["config"])}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{workdir}: config.json is no record of a run ({error}); give another workdir") from None
-
-
-def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested dict, each with its dotted key."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

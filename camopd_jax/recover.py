@@ -8,13 +8,25 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import footprint, inputs, loop, metrics, plan, preflight, prompts, scoring, sft, sharding, summary
+from camopd_jax import (
+    footprint,
+    inputs,
+    loop,
+    metrics,
+    plan,
+    preflight,
+    prompts,
+    scoring,
+    sft,
+    sharding,
+    workdirs,
+)
 from camopd_jax.camopd import records
 from camopd_jax.camopd import system as camopd
 from camopd_jax.camopd.diagnostics import Diagnostics
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Policy
-from camopd_jax.evals import cached, checks, suite
+from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
 from camopd_jax.models import decoder, load
 from camopd_jax.models.conversion import cache_dir
@@ -29,8 +41,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Do the whole run, or what is left of it; the workdir then holds what docs/method.md lists."""
     preflight.check_config(config)
     preflight.check_processes(jax.process_count())
-    preflight.check_workdir(config, workdir)
-    preflight.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
+    workdirs.check_workdir(config, workdir)
+    workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
     clock = time.monotonic()
@@ -38,7 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     read = inputs.read(config)
     models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
     data = prompts.digests(read.branches)
-    preflight.check_same(workdir, models, data)
+    workdirs.check_same(workdir, models, data)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
@@ -63,9 +75,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     recovered = Policy(read.engine, lambda: student.whole(trained))
     found["recovered"] = evaluate("recovered student", recovered, None)
     student.export(workdir / "export", trained, config.export.dtype)
-    _report(read, workdir, found)
+    outcome.write(read, workdir, found)
+    minutes = (time.monotonic() - clock) / 60
     print(
-        f"Done in {(time.monotonic() - clock) / 60:.1f} minutes. The recovered model: {workdir / 'export'}", flush=True
+        f"Done in {minutes:.1f} minutes. The recovered model: {workdir / 'export'}. To look at: {workdir / 'report.html'}",
+        flush=True,
     )
 
 
@@ -159,7 +173,7 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
     Raises:
       ValueError: if the run did not keep the step, or its base is not what it was.
     """
-    record = preflight.read_record(workdir)
+    record = workdirs.read_record(workdir)
     config = ConfigDict(record["config"])
     preflight.check_config(config)
     with checkpoints_of(config, workdir, read_only=True) as checkpoints:
@@ -170,7 +184,7 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
             raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
         name = preflight.base_branch(config)
         base = load.load(record["models"][name][0])  # an hf: source with the commit that it was
-        preflight.check_same(workdir, {name: [base.source, base.fingerprint]}, {})
+        workdirs.check_same(workdir, {name: [base.source, base.fingerprint]}, {})
         engine = inputs.engine_of(config, sharding.make_mesh(replica=1, fsdp=-1, tensor=1), base)  # not the run's own
         student = Student(engine, base)
         optimizer = make_optimizer(**config.optim, decay_steps=0)
@@ -226,45 +240,6 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
 def _digest(task: suite.Task) -> str:
     checks = [prompt.checks for prompt in task.prompts]
     return cached.digest([task.max_new_tokens, [x.tolist() for x in task.encoded], checks])
-
-
-def _report(read: Inputs, workdir: Path, found: dict[str, cached.Evaluation]) -> None:
-    """Print and write the table, the ratios and the plots; add the full evaluations to eval.jsonl."""
-    models = {title: measures for title, (measures, _) in found.items()}
-    metrics.write_jsonl(workdir / "answers.jsonl", _answers(read, {title: a for title, (_, a) in found.items()}))
-    lines, student = read.suite.lines(), read.config.student
-    general, start = next(iter(models.values())), models[f"{student} teacher = start"]
-    after = {name: m for name, m in models.items() if "teacher" not in name}
-    kept = [name for name, task in read.suite.domains.items() if task.checked]
-    ratios = summary.ratios(start, general, after, kept)
-    text = f"{summary.table(models, lines)}\n\n{summary.ratio_table(ratios)}\n"
-    (workdir / "summary.md").write_text(text)
-    print(f"\n{text}", flush=True)
-    steps, evaluations = (metrics.read_jsonl(workdir / f"{name}.jsonl") for name in ("metrics", "eval"))
-    short = [row for row in evaluations if row["metric"] == "short_reverse_kl"]
-    full = [
-        measures[line.measure].row(name, read.config.steps, line.task, line.metric)
-        for name, measures in models.items()
-        for line in lines
-    ]
-    metrics.write_jsonl(workdir / "eval.jsonl", short + full)
-    plots = workdir / "plots"
-    plots.mkdir(exist_ok=True)
-    summary.plot_recovery(plots / "recovery.png", steps, short, list(read.branches))
-    summary.plot_gaps(plots / "gaps.png", steps, list(read.branches))
-    metrics.write_json(workdir / "evaluation.json", summary.record(models, lines, student, kept))
-
-
-def _answers(read: Inputs, models: dict[str, dict[str, list[str]]]) -> list[dict]:
-    """Rows of answers.jsonl: what the models answered to the first held-out prompts of each task."""
-    rows = []
-    for name, task in read.suite.checked.items():
-        for i, prompt in enumerate(task.prompts[: read.config.report.answers]):
-            shown = {"task": name, "id": prompt.id, "prompt": prompt.messages[-1]["content"]}
-            for title, answers in models.items():
-                passed = checks.passes(answers[name][i], prompt.checks)
-                rows.append(shown | {"model": title, "answer": answers[name][i], "passed": passed})
-    return rows
 
 
 def _models(read: Inputs) -> list[str]:

@@ -222,6 +222,13 @@ def _runs(home: Path) -> None:
     shutil.copytree(home / "grid", home / "damaged_grid")
     (home / "damaged_grid" / grid.RECORD).write_text('{"cells": [')
 
+    broken = copy("damaged_metrics") / "metrics.jsonl"
+    broken.write_text('{"step": 1\n' + broken.read_text())
+    for name in ("damaged_evaluation", "directory_report"):
+        (copy(name) / "metrics.jsonl").unlink()
+    (home / "damaged_evaluation" / "evaluation.json").write_text('{"models": {}}')
+    (home / "directory_report" / "report.html").mkdir()
+
 
 def state() -> TrainState:
     return TrainState({"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.int32(4), jax.random.key(0))

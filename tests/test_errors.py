@@ -16,7 +16,7 @@ import jax
 import mistakes
 import pytest
 
-from camopd_jax import metrics, preflight, recover, sources
+from camopd_jax import metrics, recover, sources, workdirs
 from camopd_jax.models import load
 
 ROOT = Path(__file__).parent.parent
@@ -158,7 +158,7 @@ def test_a_mistake_in_a_process_of_its_own(row, setting):
 def test_without_a_mistake_there_is_no_error(setting):
     """So that the rows fail for the reason that they name."""
     home, _ = setting
-    preflight.check_workdir(mistakes.tiny(home), Path("earlier"))
+    workdirs.check_workdir(mistakes.tiny(home), Path("earlier"))
     for source in ("path:model", "path:odd_rows"):
         load.load(source)
     assert len(sources.read("path:prompts.jsonl")) == 12

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import preflight
+from camopd_jax import preflight, workdirs
 from camopd_jax.camopd.methods import METHODS
 
 RECORD = "experiment.json"
@@ -159,12 +159,12 @@ def check(grid: Grid, config: ConfigDict, out: Path) -> None:
     Raises:
       ValueError: that begins with the cell's name.
     """
-    preflight.check_writable(f"--out={out}", out)
+    workdirs.check_writable(f"--out={out}", out)
     for cell, seed in grid.runs():
         try:
             changed = configured(config, cell, seed)
             preflight.check_config(changed)
-            preflight.check_workdir(changed, workdir(out, cell, seed))
+            workdirs.check_workdir(changed, workdir(out, cell, seed))
         except ValueError as error:
             raise ValueError(f"{cell.name}, seed {seed}: {error}") from None
 
@@ -198,7 +198,7 @@ def joined(grid: Grid, out: Path) -> Grid:
     if not (out / RECORD).exists():
         return grid
     before = read(out)
-    was, now = dict(preflight.flat(before.base)), dict(preflight.flat(grid.base))
+    was, now = dict(workdirs.flat(before.base)), dict(workdirs.flat(grid.base))
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) != now.get(key):
             raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camopd_jax import preflight
+from camopd_jax import workdirs
 from camopd_jax.experiment import charts, grid, tables, verdicts, words
 from camopd_jax.experiment import results as found
 from camopd_jax.experiment.charts import Chart
@@ -209,7 +209,7 @@ def _numbers(results: Results, against, free, orderings) -> dict:
     }
     return {
         "commands": grid.commands(results.grid, results.out),
-        "base": dict(preflight.flat(results.grid.base)),
+        "base": dict(workdirs.flat(results.grid.base)),
         "missing": results.missing,
         "cells": cells,
         "references": references,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camopd_jax import comparison, metrics, preflight
+from camopd_jax import comparison, metrics, workdirs
 from camopd_jax.comparison import Scores
 from camopd_jax.evals.suite import Line, Measure, ratio_interval
 from camopd_jax.experiment import grid as grids
@@ -106,7 +106,7 @@ def read(out: Path) -> Results:
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path} is no evaluation of a run ({error}); delete it and start again") from None
             rows = [metrics.read_jsonl(workdir / f"{name}.jsonl") for name in ("metrics", "eval", "diagnostics")]
-            record, took = preflight.read_record(workdir), runner.minutes(out, cell, seed)
+            record, took = workdirs.read_record(workdir), runner.minutes(out, cell, seed)
             runs.setdefault(cell.name, {})[seed] = Run(record, models, *rows, took)
     if evaluation is None:
         raise ValueError(f"--out={out}: none of its {len(grid.runs())} runs is finished; start it without --report")
