@@ -13,6 +13,7 @@ from camopd_jax import (
     inputs,
     loop,
     metrics,
+    outcome,
     plan,
     preflight,
     prompts,
@@ -78,7 +79,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     outcome.write(read, workdir, found)
     minutes = (time.monotonic() - clock) / 60
     print(
-        f"Done in {minutes:.1f} minutes. The recovered model: {workdir / 'export'}. To look at: {workdir / 'report.html'}",
+        f"Done in {minutes:.1f} minutes. The recovered model: {workdir / 'export'}\nTo look at: {workdir / 'report.html'}",
         flush=True,
     )
 
