@@ -78,10 +78,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     student.export(workdir / "export", trained, config.export.dtype)
     outcome.write(read, workdir, found)
     minutes = (time.monotonic() - clock) / 60
-    print(
-        f"Done in {minutes:.1f} minutes. The recovered model: {workdir / 'export'}\nTo look at: {workdir / 'report.html'}",
-        flush=True,
-    )
+    print(f"Done in {minutes:.1f} minutes. The recovered model: {workdir / 'export'}")
+    print(f"To look at: {workdir / 'report.html'}", flush=True)
 
 
 def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
