@@ -93,6 +93,12 @@ def test_what_is_embedded_comes_back(workdir):
     assert list(workdir.glob("*.tmp")) == []
 
 
+def test_what_stands_in_a_script_element_cannot_end_it():
+    text = report.embedded(NASTY)
+    assert text.isascii() and not set(text) & set("<>&\x00")
+    assert json.loads(text) == list(NASTY)
+
+
 def test_no_text_becomes_markup(workdir):
     plain = Parsed(report.write(workdir).read_text())
     path = report.write(make_nasty(workdir))
@@ -314,6 +320,7 @@ def test_nasty_text_stays_text_and_nothing_sticks_out(opened, workdir, width):
     )
     assert tokens[:2] == list(NASTY[:2]) and "⟨202E⟩gnp.exe⟨2066⟩" in tokens and "⟨0000⟩⟨0007⟩null" in tokens
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.querySelectorAll('.card')].every(card => card.scrollWidth <= card.clientWidth)")
 
 
 @needs_chromium
@@ -324,6 +331,26 @@ def test_sections_that_are_left_out_say_why(opened, workdir):
     assert faults(page) == []
     for section in ("table", "curves", "diagnostics", "rollouts", "answers", "examples"):
         assert page.evaluate(f"document.querySelector('#{section} p').textContent").startswith("Left out. ")
+
+
+@needs_chromium
+def test_other_methods_are_drawn_too(opened, workdir):
+    """Steps on two branches at once, of which one trained nothing, off-policy: forward KL, no gap and no sampling."""
+
+    def off_policy(i, row):
+        figures = {k: v for k, v in row["branches"][row["branch"]].items() if not k.startswith(("gap", "reverse"))}
+        row.update(branch="general+domain", branches={b: figures | {"forward_kl": 0.3} for b in ("general", "domain")})
+        row.update(forward_kl=0.3)
+        for key in ("reverse_kl", "seconds_rollout", *(["grad_norm", "trained_tokens"] if i == 4 else [])):
+            del row[key]
+
+    change(workdir / "metrics.jsonl", off_policy)
+    page = opened("#curves")
+    assert faults(page) == []
+    words = page.evaluate("document.querySelector('#curves').innerText")
+    assert "KL to each teacher" in words and "Reverse KL to each teacher" not in words
+    assert "general, training batch (forward) 0.300" in words and "general, held-out (reverse) 0.331 ± 0.074" in words
+    assert "general+domain steps" in words and "No values." in words
 
 
 @needs_chromium
@@ -369,9 +396,11 @@ def test_a_chart_is_read_by_keyboard(opened):
 def test_cards_are_filled_where_one_looks(page, tmp_path):
     workdir = synthetic_run.make(tmp_path / "long", steps=40, kept=200, tokens=60)
     page.open(f"file://{report.write(workdir)}#rollouts", 1280, 900, dark=True)
-    last = "document.querySelector('#rollouts .card:last-child')"
-    assert page.evaluate(f"{last}.querySelectorAll('.token').length") == 0
+    first, last = (f"document.querySelector('#rollouts .card:{place}-child')" for place in ("first", "last"))
+    filled = f"[{first}, {last}].map(card => card.querySelectorAll('.token').length)"
+    assert page.evaluate(filled) == [60, 0]
+    height = page.evaluate(f"{first}.offsetHeight")
     page.evaluate(f"{last}.scrollIntoView()")
     page.settle()
-    assert page.evaluate(f"{last}.querySelectorAll('.token').length") == 60
-    assert page.evaluate("document.querySelectorAll('.token').length") < 200 * 60 / 4, "cards out of sight are emptied"
+    assert page.evaluate(filled) == [0, 60]
+    assert page.evaluate(f"{first}.offsetHeight") == height

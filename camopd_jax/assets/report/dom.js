@@ -64,7 +64,7 @@ function lazyList(list, items, frame, contents, height) {
         body.style.minHeight = "";
         body.append(...contents(of.get(target)));
       } else if (!isIntersecting && body.firstChild && !body.contains(document.activeElement)) {
-        body.style.minHeight = `${body.offsetHeight}px`;
+        body.style.minHeight = `${body.getBoundingClientRect().height}px`;
         body.replaceChildren();
       }
     }
