@@ -139,7 +139,6 @@ class Diagnostics:
                 of_selected = self._coherence(total, norms)
         squared = self._dot(total, total)
         full, moment = self._coherence(total, norms), steps_of.first_moment(state)
-        of_selected = of_selected or (0.0, [])
         with_moment = None
         if moment is not None:
             with_moment = cosine(self._dot(total, moment).sum(), squared.sum(), self._dot(moment, moment).sum())
@@ -147,21 +146,23 @@ class Diagnostics:
             np.clip(gap_BT[rollout.response_mask_BT], GAP_EDGES[0], GAP_EDGES[-1]), np.array(GAP_EDGES)
         )
         row = {
-            "coherence": full[0],
-            "coherence_selected": of_selected[0],
-            "gain": 100 * (of_selected[0] - full[0]) / full[0] if full[0] > 0 else 0.0,
+            "coherence": full and full[0],
+            "coherence_selected": of_selected and of_selected[0],
+            "gain": 100 * (of_selected[0] - full[0]) / full[0] if of_selected and full else None,
             "selected": len(selected),
             "batch": len(score_B),
             "gradient_norm": float(np.sqrt(squared.sum())) / len(score_B),
             "moment_cosine": with_moment,
-            "coherence_by_layer": full[1],
+            "coherence_by_layer": full and full[1],
             "gap_histogram": counts.tolist(),
         }
         return _Branch(total, squared, row)
 
-    def _coherence(self, total: Params, squared_norms: Sequence[np.ndarray]) -> tuple[float, list[float]]:
-        """Coherence over all parameters, and in each layer."""
+    def _coherence(self, total: Params, squared_norms: Sequence[np.ndarray]) -> tuple[float, list[float]] | None:
+        """Coherence over all parameters, and in each layer; None where all gradients are 0."""
         squared, each = self._dot(total, total), np.stack(squared_norms)
+        if not each.any():
+            return None
         whole = coherence(squared.sum(), np.sqrt(each.sum(axis=1)).sum())
         return float(whole), coherence(squared, np.sqrt(each).sum(axis=0))[:-1].tolist()
 
