@@ -148,7 +148,7 @@ class Diagnostics:
         row = {
             "coherence": full and full[0],
             "coherence_selected": of_selected and of_selected[0],
-            "gain": 100 * (of_selected[0] - full[0]) / full[0] if of_selected and full else None,
+            "gain": 100 * (of_selected[0] - full[0]) / full[0] if of_selected and full[0] else None,
             "selected": len(selected),
             "batch": len(score_B),
             "gradient_norm": float(np.sqrt(squared.sum())) / len(score_B),
