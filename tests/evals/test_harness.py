@@ -89,7 +89,6 @@ def test_log_likelihoods_are_those_of_full_logits_in_the_order_of_requests(make,
     lm = make()
     start, encode = lm.tokenizer.bos_token_id, lm.tok_encode
     long = "The mitochondria are said to be the powerhouse of a cell, and that is what they are."
-    greedy = lm.generate_until(requests("generate_until", [("What is", {"until": [], "max_gen_toks": 1})]), True)[0]
     arguments = [
         ("What is", " a fever?"),
         ("What is ", "a fever?"),  # the space in front belongs to what follows
@@ -99,7 +98,6 @@ def test_log_likelihoods_are_those_of_full_logits_in_the_order_of_requests(make,
         ("Answer:", " B"),
         ("Answer:", " BC"),
         ("x", "y" * 60),
-        ("What is", greedy),
     ]
     pairs = [
         (encode("What is"), encode(" a fever?")),
@@ -108,15 +106,22 @@ def test_log_likelihoods_are_those_of_full_logits_in_the_order_of_requests(make,
         (encode(long + " Yes.")[-65:-5], encode(" Yes.")),
         *((encode("Answer:"), encode(text)) for text in (" A", " B", " BC")),
         (encode("x"), encode("y" * 60)),
-        (encode("What is"), encode(greedy)),
     ]
     expected = [reference(lm, *pair) for pair in pairs]
     for batch_size in (8, 1):
         found = make(batch_size=batch_size).loglikelihood(requests("loglikelihood", arguments), disable_tqdm=True)
         np.testing.assert_allclose([logp for logp, _ in found], [logp for logp, _ in expected], rtol=1e-5)
         assert [flag for _, flag in found] == [flag for _, flag in expected]
-    if len(encode(greedy)) == 1:  # a byte that is no text of its own decodes to something else
-        assert expected[-1][1]
+
+
+def test_the_greedy_flag(make, full_logits):
+    lm = make()
+    before = lm.tok_encode("What is")
+    first = int(full_logits(lm, before)[-1].argmax())
+    second = int(full_logits(lm, [*before, first])[-1].argmax())
+    labels = [[first, second], [first, second ^ 1], [first ^ 1, second], [first]]
+    found = lm._loglikelihood_tokens([(None, before, some) for some in labels], disable_tqdm=True)
+    assert [flag for _, flag in found] == [True, False, False, True]
 
 
 def test_a_continuation_that_is_nothing_or_too_long_is_an_error(make):
@@ -175,12 +180,11 @@ def test_stop_texts_end_an_answer_and_are_no_part_of_it(make):
 
 def test_requests_with_different_options_keep_their_order(make):
     lm = make(max_length=128, seed=3)
-    contexts = [f"Question {i}" * (i % 4 + 1) for i in range(20)]
-    options = [{"until": [], "max_gen_toks": (4, 8)[i % 2]} for i in range(20)]
+    contexts = [f"Question {i}" * (i % 3 + 1) for i in range(10)]
+    options = [{"until": [], "max_gen_toks": (4, 8)[i % 2]} for i in range(10)]
     found = lm.generate_until(requests("generate_until", list(zip(contexts, options, strict=True))), disable_tqdm=True)
-    for size in (4, 8):
-        rows = [i for i in range(20) if options[i]["max_gen_toks"] == size]
-        assert [found[i] for i in rows] == answers(lm, [contexts[i] for i in rows], until=[], max_gen_toks=size)
+    alone = [answers(lm, [context], **how)[0] for context, how in zip(contexts, options, strict=True)]
+    assert found == alone and len(set(alone)) > 5
     sampled = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
     assert answers(lm, contexts, **sampled) == answers(make(max_length=128, seed=3), contexts, **sampled)
     assert answers(lm, contexts, **sampled) != answers(make(max_length=128, seed=4), contexts, **sampled)
