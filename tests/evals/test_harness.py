@@ -358,6 +358,15 @@ def test_local_tasks_end_to_end(tasks, tmp_path, capsys):
     assert len(rows["choice"][0]["resps"]) == 2
 
 
+def test_a_workdir_stands_for_its_export(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "export").mkdir()
+    for file in ("config.json", "export/config.json", "export/tokenizer.json"):
+        (tmp_path / file).write_text("{}")
+    assert program._source(str(tmp_path)) == f"path:{tmp_path / 'export'}"
+    assert program._source("random:llama") == "random:llama"
+
+
 def test_options_of_a_task_are_checked_before_anything_is_computed(tasks, capsys):
     arguments = ["--model=random:llama", "--tasks=own_answer", f"--include_path={tasks}"]
     try:
