@@ -133,6 +133,10 @@ def assert_one_line(code: int, output: str, errors: str, row: Row) -> None:
 @pytest.mark.parametrize("row", HERE, ids=names(HERE))
 def test_a_mistake(row, setting, monkeypatch, capsys):
     home, cache = setting
+    if row.section == "Evaluation":
+        monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)  # as where it is not installed
+    if row.section == "Evaluation, with lm_eval installed":
+        pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install lm_eval")
     for name, value in row.environment.items():
         monkeypatch.setenv(name, value)
     main = program(row.program).main

