@@ -180,6 +180,16 @@ def training_bytes(setup: Setup) -> float:
     return saved_bytes(setup, micro.rows, micro.width, micro.remat) + max(layer, head)
 
 
+def diagnosis(setup: Setup, trained: float) -> dict[str, float]:
+    """The backward pass of one sequence, its gradient, and a sum of gradients for each branch."""
+    rollout, cfg = setup.config.rollout, setup.student
+    columns = rollout.max_prompt_tokens + rollout.max_new_tokens
+    head = head_bytes(setup, rollout.max_new_tokens) + 4 * cfg.vocab_size * cfg.width / (setup.gathers * setup.tensor)
+    layer = backward_bytes(setup, 1, columns)
+    activations = saved_bytes(setup, 1, columns, "none") + max(layer, head)
+    return {"gradients": 4 * (len(setup.teachers) + 1) * trained, "activations": activations}
+
+
 def decoding(setup: Setup, prompts: int, at_once: int, new_tokens: int) -> dict[str, float]:
     """Sampling: the prompts' keys and values until they are copied into the cache, or the prompts' own forward pass."""
     cfg, prompt = setup.student, setup.config.rollout.max_prompt_tokens
@@ -238,6 +248,8 @@ def phases(setup: Setup) -> list[Phase]:
     found += [_phase(f"rollout {name}".strip(), state, {"teacher": n}, sampling, drawn) for name, n in kept.items()]
     found.append(_phase("scoring", state, largest, scoring))
     found.append(_phase("update", state, largest, update))
+    if config.diagnostics.every:
+        found.append(_phase("diagnostics", state, largest, diagnosis(setup, trained)))
     alone = {"weights": weights, "copies": copy}
     sampled = [decoding(setup, n, config.eval.batch_size, new_tokens) for n, new_tokens in tasks(setup)]
     drawn = max(sampled, key=lambda parts: sum(parts.values()))

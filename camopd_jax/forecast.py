@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from camopd_jax import preflight
+from camopd_jax.camopd import methods
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import Setup, decoded_rows, elements, kv_bytes, tasks
 from camopd_jax.models.attention import BLOCK, GROUPS
@@ -147,11 +148,13 @@ def stages(setup: Setup, share: float) -> list[Stage]:
         found.append(Stage("specialise, an update", s.steps, [learned]))
     mixed = config.student != "general" and setup.teachers[config.student] == setup.teachers["general"]
     full = _evaluation(setup, share)
-    found.append(Stage("evaluate a teacher", len(branches) + mixed, full))
+    found.append(Stage("evaluate a teacher", len(branches) + mixed * len(e.interpolation), full))
     draws = sampled(setup, rollout.batch_size, rollout.rows_at_once, longest, share)
     scores = packed(setup, rollout.batch_size, longest, share, "scoring").times(2)
     # The smallest prefix that holds the share rho of the summed score has at most that share of the samples.
-    selected = [math.ceil(config.camopd.rho[b] * rollout.batch_size) for b in config.camopd.cycle]
+    alone = methods.method_of(config.camopd).select is methods.selected_alone
+    rho = [config.camopd.rho[b] if alone else 1.0 for b in config.camopd.cycle]
+    selected = [math.ceil(r * rollout.batch_size) for r in rho]
     updates = [packed(setup, n, longest, share, "training").times(1 / len(selected)) for n in selected]
     found += [
         Stage("recover, a rollout", config.steps, draws),
@@ -163,6 +166,13 @@ def stages(setup: Setup, share: float) -> list[Stage]:
         short.append(packed(setup, e.prompts, longest, share, "scoring").times(2))
         times = 1 + math.ceil(config.steps / e.every)
         found.append(Stage("short evaluation", times, [w.times(len(branches)) for w in short]))
+    if config.diagnostics.every:
+        probe = sampled(setup, e.prompts, rollout.rows_at_once, longest, share)
+        probe.append(packed(setup, e.prompts, longest, share, "scoring").times(2))
+        columns = rollout.max_prompt_tokens + longest
+        each = _passes(setup, 1, columns, longest, "training").times(min(config.diagnostics.prompts, e.prompts))
+        times = 1 + math.ceil(config.steps / config.diagnostics.every)
+        found.append(Stage("diagnostics", times, [w.times(len(branches)) for w in (*probe, each)]))
     found.append(Stage("evaluate the student", 1, full))
     return found
 
