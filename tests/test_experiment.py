@@ -35,8 +35,10 @@ FAKE = """
         print("error: config.steps = 0", file=sys.stderr)
         sys.exit(int(open(f"{cell}.fail").read()))
     if os.path.exists(f"{cell}.wait"):
-        (workdir / "ready").touch()
-        while not seen: time.sleep(0.01)
+        (workdir / "ready.tmp").write_text(str(os.getpid()))
+        (workdir / "ready.tmp").rename(workdir / "ready")
+        for _ in range(6000):  # a minute
+            if not seen: time.sleep(0.01)
         time.sleep(0.2)
         (workdir / "signals").write_text(str(seen))
         sys.exit(128 + seen[0])
@@ -177,8 +179,9 @@ def waiting(train):
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, text=True, stdout=subprocess.PIPE, process_group=0
     )
-    deadline = time.monotonic() + 60
-    while not Path("out/mix/seed0/ready").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not Path("out/mix/seed0/ready").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the second run did not start"
         time.sleep(0.02)
     yield process
     process.kill()
@@ -201,6 +204,14 @@ def test_a_second_experiment_keeps_out_while_one_is_at_work(waiting, train):
     Path("mix.wait").unlink()
     Path("out/experiment.json").unlink()  # of another base config
     assert run(train) == 0
+
+
+def test_a_run_that_outlives_its_experiment_keeps_others_out(waiting, train):
+    waiting.kill()
+    waiting.communicate(timeout=60)
+    with pytest.raises(ValueError, match="a run that it left behind, is at work there"):
+        run(train)
+    os.kill(int(Path("out/mix/seed0/ready").read_text()), signal.SIGTERM)
 
 
 def test_cells_and_seeds_may_be_added_and_the_base_may_not_change(train):
