@@ -231,7 +231,7 @@ def test_cells_and_seeds_may_be_added_and_the_base_may_not_change(train):
         run(train, grid.make("configs/medical.py:tiny", {}, medical(), same_name, (0,)))
 
 
-def test_the_commands_in_the_record_make_the_same_grid():
+def test_the_commands_in_the_record_make_the_same_grid(tmp_path):
     cells = grid.method_cells(["camopd", "mix"]) + grid.sweep_cells(medical())
     both = Grid("configs/medical.py", {"camopd.weight_band": (0.5, 2.0)}, {}, cells, (0, 2))
     assert grid.commands(both, Path("runs/grid")) == [
@@ -239,6 +239,8 @@ def test_the_commands_in_the_record_make_the_same_grid():
         "'--config.camopd.weight_band=(0.5, 2.0)'"
         for what in ("--methods=camopd,mix", "--sweep")
     ]
+    grid.write(both, tmp_path)
+    assert grid.read(tmp_path) == both
 
 
 def test_the_time_to_go_is_told_from_the_finished_runs(train, capsys):
