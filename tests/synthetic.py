@@ -115,7 +115,10 @@ def _diagnosis(rng, step: int) -> dict:
         return {"gain": float(rng.normal(20, 10)), "selected": int(rng.integers(5, 11)), "batch": 12,
                 "moment_cosine": None if step == 0 else 0.1}  # fmt: skip
 
-    pairs = {"general/domain": {"dot": dot, "cosine": dot * 4, "cosine_by_layer": [dot] * 3}}
+    cosine = dot * 4
+    if step == 0:  # the student is the domain teacher, whose gradient is 0
+        dot, cosine = 0.0, None
+    pairs = {"general/domain": {"dot": dot, "cosine": cosine, "cosine_by_layer": [cosine] * 3}}
     return {"step": step, "pairs": pairs, "branches": {"general": branch(), "domain": branch()}, "gap_edges": []}
 
 

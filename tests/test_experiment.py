@@ -35,8 +35,10 @@ FAKE = """
         print("error: config.steps = 0", file=sys.stderr)
         sys.exit(int(open(f"{cell}.fail").read()))
     if os.path.exists(f"{cell}.wait"):
-        (workdir / "ready").touch()
-        while not seen: time.sleep(0.01)
+        (workdir / "ready.tmp").write_text(str(os.getpid()))
+        (workdir / "ready.tmp").rename(workdir / "ready")
+        for _ in range(6000):  # a minute
+            if not seen: time.sleep(0.01)
         time.sleep(0.2)
         (workdir / "signals").write_text(str(seen))
         sys.exit(128 + seen[0])
@@ -177,8 +179,9 @@ def waiting(train):
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, text=True, stdout=subprocess.PIPE, process_group=0
     )
-    deadline = time.monotonic() + 60
-    while not Path("out/mix/seed0/ready").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not Path("out/mix/seed0/ready").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the second run did not start"
         time.sleep(0.02)
     yield process
     process.kill()
@@ -203,6 +206,14 @@ def test_a_second_experiment_keeps_out_while_one_is_at_work(waiting, train):
     assert run(train) == 0
 
 
+def test_a_run_that_outlives_its_experiment_keeps_others_out(waiting, train):
+    waiting.kill()
+    waiting.communicate(timeout=60)
+    with pytest.raises(ValueError, match="a run that it left behind, is at work there"):
+        run(train)
+    os.kill(int(Path("out/mix/seed0/ready").read_text()), signal.SIGTERM)
+
+
 def test_cells_and_seeds_may_be_added_and_the_base_may_not_change(train):
     assert run(train, a_grid(["camopd"], (0,))) == 0
     assert run(train, a_grid(["mix"], (1,))) == 0
@@ -220,7 +231,7 @@ def test_cells_and_seeds_may_be_added_and_the_base_may_not_change(train):
         run(train, grid.make("configs/medical.py:tiny", {}, medical(), same_name, (0,)))
 
 
-def test_the_commands_in_the_record_make_the_same_grid():
+def test_the_commands_in_the_record_make_the_same_grid(tmp_path):
     cells = grid.method_cells(["camopd", "mix"]) + grid.sweep_cells(medical())
     both = Grid("configs/medical.py", {"camopd.weight_band": (0.5, 2.0)}, {}, cells, (0, 2))
     assert grid.commands(both, Path("runs/grid")) == [
@@ -228,6 +239,8 @@ def test_the_commands_in_the_record_make_the_same_grid():
         "'--config.camopd.weight_band=(0.5, 2.0)'"
         for what in ("--methods=camopd,mix", "--sweep")
     ]
+    grid.write(both, tmp_path)
+    assert grid.read(tmp_path) == both
 
 
 def test_the_time_to_go_is_told_from_the_finished_runs(train, capsys):

@@ -173,6 +173,10 @@ def test_the_page_names_its_command_and_has_its_figures_and_notes(copied):
     assert "    python bin/experiment.py --out=runs/grid --report --docs=docs/results.md" in text
     assert "<!-- from results-notes.md -->\n\nWhat we make of it.\n\n<!-- end" in text
     assert "12 of 12 runs are finished." in text and "git revision, of all runs: " in text
+    measured = [d["pairs"]["general/domain"] for run in results.read(copied).runs["mix"].values()
+                for d in run.diagnostics if d["step"]]  # fmt: skip
+    negative = sum(m["dot"] < 0 for m in measured)
+    assert f"- **mix**: the gradients of general and domain had a negative dot product in {negative} of 15 mea" in text
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(pictures) == 4 and all((docs.parent / p).stat().st_size > 10_000 for p in pictures)
     own = (copied / "results.md").read_text()

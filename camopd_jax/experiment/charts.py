@@ -107,7 +107,7 @@ def _counteraction(results: Results, cells: list[Cell], folder: Path, prefix: st
     panels = []
     for pair in sorted(pairs):
         for key, what in (("dot", "dot product"), ("cosine", "cosine")):
-            curves = _diagnostics(results, cells, lambda d, p=pair, k=key: d["pairs"].get(p, {}).get(k))
+            curves = _diagnostics(results, cells, lambda d, p=pair, k=key: d["pairs"][p][k] if _met(d, p) else None)
             if curves:
                 panels.append(Panel(f"{pair}: {what} of the gradients", what, curves))
     if not panels:
@@ -122,7 +122,10 @@ def _coherence(results: Results, cells: list[Cell], folder: Path, prefix: str) -
     names = {name: None for cell in cells for run in results.runs[cell.name].values() for d in run.diagnostics
              for name in d["branches"]}  # fmt: skip
     panels = []
-    for ylabel, of in (("gain, %", lambda b: b["gain"]), ("selected share", lambda b: b["selected"] / b["batch"])):
+    for ylabel, of in (
+        ("gain, %", lambda b: b["gain"] if b["selected"] else None),
+        ("selected share", lambda b: b["selected"] / b["batch"]),
+    ):
         for name in names:
             curves = _diagnostics(
                 results, cells, lambda d, n=name, of=of: of(d["branches"][n]) if n in d["branches"] else None
@@ -149,6 +152,11 @@ def _diagnostics(results: Results, cells: list[Cell], of) -> dict[str, list[dict
             if curve:
                 curves.setdefault(cell.name, []).append(curve)
     return curves
+
+
+def _met(row: dict, pair: str) -> bool:
+    """Whether both gradients of a pair were there: at its teacher, a branch has none."""
+    return pair in row["pairs"] and row["pairs"][pair]["cosine"] is not None
 
 
 def _point(results: Results, cell: str, column: Column) -> Point | None:

@@ -180,11 +180,8 @@ def read(out: Path) -> Grid:
         raise ValueError(f"--out={out}: there is no {RECORD} in it; allowed is the --out of an experiment")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        cells = tuple(
-            Cell(c["name"], c["kind"], {k: tuple(v) if isinstance(v, list) else v for k, v in c["overrides"].items()})
-            for c in record["cells"]
-        )
-        return Grid(record["config"], record["overrides"], record["base"], cells, tuple(record["seeds"]))
+        cells = tuple(Cell(c["name"], c["kind"], _tuples(c["overrides"])) for c in record["cells"])
+        return Grid(record["config"], _tuples(record["overrides"]), record["base"], cells, tuple(record["seeds"]))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no record of an experiment ({error}); give another --out") from None
 
@@ -225,6 +222,11 @@ def write(grid: Grid, out: Path) -> None:
 def plain(tree: dict[str, Any]) -> dict[str, Any]:
     """As JSON gives it back: lists for tuples."""
     return json.loads(json.dumps(tree))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of config keys as they were before JSON."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _flag(key: str, value: Any) -> str:

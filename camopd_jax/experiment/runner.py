@@ -26,12 +26,18 @@ class Child:
     def __init__(self):
         self.process: subprocess.Popen | None = None
         self.signum = 0  # the first signal that came
+        self._pending: list[int] = []
 
     def note(self, signum: int, frame) -> None:
+        """Handle a signal."""
         del frame
         self.signum = self.signum or signum
-        if self.process is not None:
-            self.process.send_signal(signum)
+        self._pending.append(signum)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._pending and self.process is not None:
+            self.process.send_signal(self._pending.pop())
 
     def run(self, command: list[str], log: Path, lock: int) -> int:
         """Run to the end, with the output shown and added to a log; returns the exit code (-n: killed by signal n).
@@ -45,8 +51,7 @@ class Child:
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                 encoding="utf-8", errors="replace", pass_fds=[lock], process_group=0,
             )  # fmt: skip
-            if self.signum:  # came before there was a process to pass it on to
-                self.process.send_signal(self.signum)
+            self._pass_on()  # what came before there was a process
             for line in self.process.stdout:
                 print(line, end="", flush=True)
                 file.write(line)

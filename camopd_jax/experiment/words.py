@@ -58,6 +58,9 @@ def counteraction(results: Results) -> list[str]:
         rows = [row for run in runs.values() for row in run.diagnostics]
         for pair in dict.fromkeys(pair for row in rows for pair in row["pairs"]):
             mine = [row["pairs"][pair] for row in rows if pair in row["pairs"]]
+            mine = [x for x in mine if x["cosine"] is not None]  # None: a gradient of 0, as of a branch at its teacher
+            if not mine:
+                continue
             negative = sum(x["dot"] < 0 for x in mine)
             cosine = np.mean([x["cosine"] for x in mine])
             out.append(
@@ -74,7 +77,8 @@ def coherence(results: Results) -> list[str]:
         rows = [row["branches"] for run in runs.values() for row in run.diagnostics]
         parts = []
         for name in dict.fromkeys(name for row in rows for name in row):
-            mine = [row[name] for row in rows if name in row and row[name]["gain"] is not None]
+            mine = [row[name] for row in rows if name in row and row[name]["selected"]]
+            mine = [b for b in mine if b["gain"] is not None]
             if mine:
                 gain = np.mean([b["gain"] for b in mine])
                 share = np.mean([b["selected"] / b["batch"] for b in mine])
