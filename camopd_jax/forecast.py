@@ -150,10 +150,11 @@ def stages(setup: Setup, share: float) -> list[Stage]:
     full = _evaluation(setup, share)
     found.append(Stage("evaluate a teacher", len(branches) + mixed * len(e.interpolation), full))
     draws = sampled(setup, rollout.batch_size, rollout.rows_at_once, longest, share)
-    scores = packed(setup, rollout.batch_size, longest, share, "scoring").times(2)
+    method = methods.method_of(config.camopd)
+    extra = method.student_entropy + method.teacher_rank + {"sampled": 0, "full": 1, "top_k": 2}[config.camopd.loss]
+    scores = packed(setup, rollout.batch_size, longest, share, "scoring").times(2 + extra)
     # The smallest prefix that holds the share rho of the summed score has at most that share of the samples.
-    alone = methods.method_of(config.camopd).select is methods.selected_alone
-    rho = [config.camopd.rho[b] if alone else 1.0 for b in config.camopd.cycle]
+    rho = [config.camopd.rho[b] if method.select is methods.selected_alone else 1.0 for b in config.camopd.cycle]
     selected = [math.ceil(r * rollout.batch_size) for r in rho]
     updates = [packed(setup, n, longest, share, "training").times(1 / len(selected)) for n in selected]
     found += [

@@ -127,6 +127,10 @@ def engine_of(config: ConfigDict, mesh: Mesh, model: Model) -> Engine:
             f"model source {model.source}: its tokenizer has no chat template; take the model's chat version, or add a "
             "chat_template.jinja"
         )
+    if config.camopd.loss == "top_k" and config.camopd.loss_top_k >= tokens:
+        raise ValueError(
+            f"config.camopd.loss_top_k = {config.camopd.loss_top_k}: allowed is less than the vocabulary's {tokens}"
+        )
     micro = config.micro
     shape = PackShape(micro.rows * sharding.data_shards(mesh), micro.width, micro.slots)
     numerics = Numerics(config.rollout.temperature, micro.logit_chunk, config.precision, tokens)

@@ -94,6 +94,7 @@ def run(
                 row["seconds"] = time.perf_counter() - clock
                 row["tokens_per_second"] = row["response_tokens"] / row["seconds"]
                 log.step(row, experience.rollouts)
+                del experience  # of the step; it may hold arrays on the devices
                 progress.show(step + 1, describe(row))
                 last = step + 1 == plan.steps
                 evaluated = None
@@ -120,7 +121,8 @@ def update(steps: Steps, state: TrainState, experience: Experience, step: int) -
     if not experience.updates:
         return steps.skip(state), {"loss": 0.0, "seconds_update": 0.0}
     grads, sums = steps.zeros(), []
-    for micro in experience.updates:
+    for place, micro in enumerate(experience.updates):
+        micro = experience.complete(place) if experience.complete else micro
         grads, new = steps.micro(state.params, grads, micro, steps.frozen)
         sums.append(new)
     figures = {k: float(v) for k, v in jax.device_get(steps.measure(state, grads)).items()}

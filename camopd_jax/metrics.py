@@ -31,10 +31,10 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
     os.replace(staged, path)
 
 
-def write_json(path: Path, record: dict) -> None:
+def write_json(path: Path, record: dict, indent: int | None = None) -> None:
     """Put a record in the place of a file's, whole or not at all."""
     staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    staged.write_text(json.dumps(record, indent=indent) + "\n", encoding="utf-8")
     os.replace(staged, path)
 
 
@@ -105,7 +105,7 @@ def write_config(workdir: Path, config: ConfigDict, models: dict[str, list[str]]
         "models": models,
         "data": data,
     }
-    (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(workdir / "config.json", record, indent=2)
 
 
 class Progress:

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from camopd_jax.camopd import methods
 from camopd_jax.inputs import Inputs
 from camopd_jax.models.decoder import DecoderConfig, layer_products
 
 # Shares of the matrix-product rate that each kind of work reaches, padding and waits included; set so that the
 # stages of one run on 2 CPU cores came out right (docs/performance.md).
 SCORING, TRAINING, DECODING = 0.75, 0.40, 0.25
+SELECTED = 0.7  # of a batch's tokens, where only the samples of largest demand train
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,16 @@ def estimate(config: ConfigDict, read: Inputs) -> str:
         evaluate += Work(scored=n * task.width, decoded=n * task.max_new_tokens)
     answered = mean(evaluation.general.encoded) + config.eval.max_new_tokens
     evaluate += Work(scored=3 * len(evaluation.general.encoded) * answered)
+    share = SELECTED if methods.method_of(config.camopd).select is methods.selected_alone else 1.0
     cycle = Work()
     for name in config.camopd.cycle:
         batch, new, prompts = config.rollout.batch_size, config.rollout.max_new_tokens, branches[name].prompts
         tokens = batch * (mean(prompts) + new)
-        cycle += Work(scored=2 * tokens + batch * max(map(len, prompts)), trained=0.7 * tokens, decoded=batch * new)
+        cycle += Work(scored=2 * tokens + batch * max(map(len, prompts)), trained=share * tokens, decoded=batch * new)
     recover = cycle.times(config.steps / len(config.camopd.cycle))
     once, teachers, steps, last = (
         f"{minutes(work, cfg, rate, jax.device_count()):.0f} min"
-        for work in (specialise, evaluate.times(len(branches) + 1), recover, evaluate)
+        for work in (specialise, evaluate.times(len(branches) + len(config.eval.interpolation)), recover, evaluate)
     )
     return (
         f"  about {once} to specialise and {teachers} to evaluate the teachers (both once per machine), {steps} to "

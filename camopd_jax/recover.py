@@ -22,7 +22,7 @@ from camopd_jax import (
     sharding,
     workdirs,
 )
-from camopd_jax.camopd import records
+from camopd_jax.camopd import methods, records
 from camopd_jax.camopd import system as camopd
 from camopd_jax.camopd.diagnostics import Diagnostics
 from camopd_jax.checkpoint import Checkpoints
@@ -130,14 +130,16 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     c, branches = config.camopd, read.branches
     frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()})
     shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
-    at_most = -(-config.report.rollouts // config.steps)
-    record = records.recorder(engine, tuple(c.weight_band), at_most)
+    weighed = c.loss == "sampled" and not methods.method_of(c).teacher_answers
+    record = records.recorder(engine, tuple(c.weight_band) if weighed else None, config.report.tokens)
     diagnose = Diagnostics(
         engine, frozen, branches, shape, prompts=config.diagnostics.prompts, seed=config.eval.seed,
         shapes=student.shapes, frozen=student.frozen, whole=student.whole,
     )  # fmt: skip
     system = System(
-        camopd.collector(engine, frozen, branches, c, shape, config.steps, config.seed, student.whole, record),
+        camopd.collector(
+            engine, frozen, branches, c, shape, config.steps, config.seed, student.whole, record, config.report.rollouts
+        ),
         camopd.evaluator(engine, frozen, branches, shape, config.eval.seed, student.whole),
         diagnose,
     )
@@ -145,6 +147,8 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     optimizer = make_optimizer(**config.optim, decay_steps=0)
     temperature = config.rollout.temperature
     with checkpoints_of(config, workdir, read_only=False) as checkpoints:
+        if checkpoints.latest() != config.steps:
+            (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
             system,
             _steps(config, engine, student, objective, optimizer, temperature, function),
@@ -259,7 +263,7 @@ def _header(config: ConfigDict, workdir: Path) -> str:
     s, rank = config.specialise, config.lora.rank
     made_by = f"made by {s.steps} updates of {s.batch_size} examples unless cached" if made else ""
     trains = f"an adapter of rank {rank}" if rank else "all weights"
-    cycle = " + ".join(f"{config.camopd.cycle.count(n)} {n}" for n in names if n in config.camopd.cycle)
+    turns = methods.steps_in_words(config.camopd, config.rollout.batch_size)
     return "\n".join(
         [
             f"{config.name}:{config.preset}, seed {config.seed}, on {jax.device_count()} x {device.device_kind}, "
@@ -270,7 +274,8 @@ def _header(config: ConfigDict, workdir: Path) -> str:
                 for n in names
             ),
             "  1. full evaluation of the teachers and of their interpolation (unless cached)",
-            f"  2. recovery: {config.steps} updates of {config.rollout.batch_size} prompts, in cycles of {cycle} steps",
+            f"  2. recovery by {config.camopd.method}: {config.steps} updates of {config.rollout.batch_size} prompts, "
+            f"{turns}",
             "  3. full evaluation of the recovered student, table, plots, export",
             f"  kept in {workdir}; the same command goes on where it stopped",
             "  other presets: --config=configs/NAME.py[:PRESET]; every value: --config.KEY=VALUE",

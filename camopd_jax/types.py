@@ -71,6 +71,9 @@ class Experience:
     updates: list[Update]
     metrics: dict[str, Any]
     rollouts: list[dict] = field(default_factory=list)  # some of the responses, as rows of rollouts.jsonl
+    # Gives an update by its place with what its loss needs of a teacher: made when it trains, so that of a step's
+    # hidden states only one micro-batch's are on the devices. None: the updates are whole as they are.
+    complete: Callable[[int], Update] | None = None
 
 
 @dataclass(frozen=True)

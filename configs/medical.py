@@ -138,7 +138,8 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.diagnostics.prompts = 8  # of each branch, a backward pass each; at most eval.prompts
 
     c.report = ConfigDict()  # texts that are kept for report.html
-    c.report.rollouts = 500  # training responses, spread over the steps; 0: none
+    c.report.rollouts = 500  # training responses with their prompts, spread over the steps; 0: none
+    c.report.tokens = 512  # of such a response, at most
     c.report.answers = 50  # held-out prompts of a task with the models' answers; 0: none
 
     c.export = ConfigDict()

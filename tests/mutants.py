@@ -421,7 +421,7 @@ MUTANTS = [
            "for row in (*selected, *others):", "for row in (*others, *selected):",
            DIAGNOSTICS + "figures_agree_with_gradients_taken_one_by_one"),
     Mutant("inner product: layers together", "camopd/diagnostics.py",
-           "jnp.sum((x * y).reshape(len(x), -1), axis=1)", "jnp.full(len(x), jnp.sum(x * y))",
+           "jnp.sum(x * y, axis=tuple(range(1, x.ndim)))", "jnp.full(len(x), jnp.sum(x * y))",
            DIAGNOSTICS + "inner_products_by_hand"),
 ]
 # fmt: on

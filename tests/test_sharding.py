@@ -12,6 +12,7 @@ from plain import options
 
 from camopd_jax import data, sharding
 from camopd_jax.camopd import system
+from camopd_jax.camopd.diagnostics import Diagnostics
 from camopd_jax.engine import Engine, Numerics, Policy
 from camopd_jax.models import decoder
 from camopd_jax.models.load import load
@@ -48,7 +49,7 @@ def fixed_rollout(student_logp=None):
     return rollout.replace(sampler_logp_BT=np.where(rollout.response_mask_BT, student_logp + noise, 0))
 
 
-def run(mesh, monkeypatch, rollout):
+def run(mesh, monkeypatch, rollout, loss="sampled"):
     """Scores, selection, gradients and the weights after one step of SGD, all as host arrays."""
     tokenizer = SimpleNamespace(eos_token_id=PAD, pad_token_id=PAD)
     engine = Engine(TINY, mesh, tokenizer, [PAD], PackShape(8, 32, 16), Numerics(0.8, 16, "float32", TINY.vocab_size))
@@ -62,19 +63,20 @@ def run(mesh, monkeypatch, rollout):
         return engine.place(of_params(params), "float32")
 
     teachers = system.Teachers({"general": Policy(engine, lambda: place(teacher))})
+    c = options(("general",), loss=loss, weight_band=(0.5, 5.0))
     collect = system.collector(
-        engine, teachers, {"general": branch}, options(("general",)), shape, 9, 0, lambda params: params, lambda *_: []
+        engine, teachers, {"general": branch}, c, shape, 9, 0, lambda params: params, lambda *_: [], 0
     )
+    function, objective = system.scored_by(c)
     steps = build_steps(
-        engine.scorer(0.8, "full"), engine.shapes, mesh, decoder.AXES, system.objective((0.5, 5.0)),
-        make_optimizer(**SGD), {},
+        engine.scorer(0.8, "full", function), engine.shapes, mesh, decoder.AXES, objective, make_optimizer(**SGD), {},
     )  # fmt: skip
     state = steps.init(place(student), jax.random.key(0))
     logp_BT = engine.score(state.params, rollout)
     experience = collect(state, 0)
     grads, loss = steps.zeros(), 0.0
-    for update in experience.updates:
-        grads, figures = steps.micro(state.params, grads, update, {})
+    for place in range(len(experience.updates)):
+        grads, figures = steps.micro(state.params, grads, experience.complete(place), {})
         loss += float(figures["loss"])
     gradients = jax.device_get(grads)
     after = jax.device_get(steps.apply(state, grads).params)
@@ -110,6 +112,10 @@ def test_eight_devices_do_what_one_does(single, sizes, monkeypatch):
         np.testing.assert_array_equal(x.weight_RS, y.weight_RS)
         np.testing.assert_allclose(x.credit_RS, y.credit_RS, atol=4e-5)
 
+    assert_same_update(one, eight)
+
+
+def assert_same_update(one, eight):
     assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
     before = random_weights(1)
     for path, expected in jax.tree_util.tree_flatten_with_path(one["gradients"])[0]:
@@ -121,6 +127,51 @@ def test_eight_devices_do_what_one_does(single, sizes, monkeypatch):
     for start, x, y in zip(*map(jax.tree.leaves, (before, one["after"], eight["after"])), strict=True):
         assert np.abs(x - start).max() > 1e-4
         np.testing.assert_allclose(y, x, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["full", "top_k"])
+def test_a_loss_over_the_vocabulary_is_the_same_on_eight_devices(single, loss, monkeypatch):
+    rollout, _ = single
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES)
+    one, eight = (run(m, monkeypatch, rollout, loss) for m in (mesh, sharding.make_mesh(2, 2, 2)))
+    assert one["loss"] > 0
+    assert_same_update(one, eight)
+
+
+def test_diagnostics_are_the_same_on_eight_devices():
+    tokenizer = SimpleNamespace(eos_token_id=PAD, pad_token_id=PAD)
+    numerics = Numerics(0.8, 16, "float32", TINY.vocab_size)
+    prompts = [np.arange(1, 3 + i % 3, dtype=np.int32) * (i + 1) for i in range(6)]  # no multiple of the data shards
+    rows = []
+    for mesh in (
+        jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES),
+        sharding.make_mesh(2, 2, 2),
+    ):
+        engine = Engine(TINY, mesh, tokenizer, [PAD], PackShape(8, 32, 16), numerics)
+
+        def policy(seed, engine=engine):
+            return Policy(engine, lambda: engine.place(of_params(random_weights(seed)), "float32"))
+
+        teachers = system.Teachers({"general": policy(2), "domain": policy(3)})
+        branches = {
+            name: system.Branch(name, i, prompts, ["id"] * 6, prompts, "absolute", 0.6, 1.0)
+            for i, name in enumerate(("general", "domain"))
+        }
+        diagnose = Diagnostics(
+            engine, teachers, branches, system.RolloutShape(8, 8, 4), prompts=2, seed=1, shapes=engine.shapes,
+            frozen=dict, whole=lambda params: params,
+        )  # fmt: skip
+        optimizer = make_optimizer(**SGD)
+        state = TrainState(policy(1).place(), optimizer.tx.init({}), jnp.int32(0), jax.random.key(0))
+        rows += diagnose(state, 0)
+    one, eight = rows
+    assert one["branches"]["general"]["coherence"] > 0.1
+    assert eight["pairs"]["general/domain"]["cosine"] == pytest.approx(
+        one["pairs"]["general/domain"]["cosine"], abs=1e-3
+    )
+    for name, found in one["branches"].items():
+        for key in ("coherence", "coherence_selected", "gradient_norm"):
+            assert eight["branches"][name][key] == pytest.approx(found[key], rel=1e-3), (name, key)
 
 
 @pytest.mark.parametrize(

@@ -15,24 +15,32 @@ import numpy as np
 from camopd_jax import losses, sharding
 from camopd_jax import step as steps_of
 from camopd_jax.camopd import select
-from camopd_jax.camopd.system import Branch, RolloutShape, Teachers, make_updates, measure, sample_prompts
+from camopd_jax.camopd.system import (
+    Branch,
+    RolloutShape,
+    Teachers,
+    check_scores,
+    gap_and_demand,
+    make_updates,
+    sample_prompts,
+)
 from camopd_jax.engine import Engine
 from camopd_jax.models import decoder, lora
 from camopd_jax.packing import PackShape
 from camopd_jax.types import Params, Rollout, TrainState, Update
 
-# Bins of the gap histogram, nats; the first and the last hold all that is beyond.
+# Edges of the gap histogram's bins, nats; the first and the last bin are open.
 GAP_EDGES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def inner(a: Params, b: Params) -> jax.Array:
     """Inner products of two gradients [layers + 1], layer by layer; the last entry is of all outside the layers."""
 
-    def by_layer(x, y):
-        return jnp.sum((x * y).reshape(len(x), -1), axis=1)
+    def by_layer(x, y):  # without a reshape, for which arrays that are spread over a mesh would be gathered
+        return jnp.sum(x * y, axis=tuple(range(1, x.ndim)))
 
     layers = jax.tree.leaves(jax.tree.map(by_layer, a["layers"], b["layers"]))
-    outside = [jnp.vdot(a[name], b[name]) for name in a if name != "layers"]
+    outside = [jnp.sum(a[name] * b[name]) for name in a if name != "layers"]
     return jnp.append(sum(layers), sum(outside, jnp.float32(0)))
 
 
@@ -74,7 +82,6 @@ class Diagnostics:
         """
         self._engine, self._teachers, self._branches, self._shape = engine, teachers, branches, shape
         self._prompts, self._seed, self._frozen, self._whole = prompts, seed, frozen, whole
-        self._measures = {name: measure(b.demand, engine) for name, b in branches.items()}
         at = sharding.param_shardings(engine.mesh, shapes, decoder.AXES)
         rows, none = sharding.by_rows(engine.mesh), sharding.replicated(engine.mesh)
         score = engine.scorer(engine.numerics.temperature, "none")
@@ -97,7 +104,7 @@ class Diagnostics:
     def __call__(self, state: TrainState, step: int) -> list[dict]:
         found = {}
         for name, branch in self._branches.items():
-            rollout, gap_BT, score_B = self._probe(state.params, branch)
+            rollout, gap_BT, score_B = self._probe(state.params, branch, step)
             found[name] = self.of_batch(state, branch, rollout, gap_BT, score_B)
         pairs = {}
         for other in found:
@@ -118,13 +125,15 @@ class Diagnostics:
             }
         ]
 
-    def _probe(self, params: Params, branch: Branch) -> tuple[Rollout, np.ndarray, np.ndarray]:
+    def _probe(self, params: Params, branch: Branch, step: int) -> tuple[Rollout, np.ndarray, np.ndarray]:
         """The student's answers to the probed prompts, their gap and their scores."""
         student, key = self._whole(params), jax.random.key(self._seed)
         sampled = sample_prompts(self._engine, student, branch, branch.heldout, key, self._shape)
         student_BT, teacher_BT = self._engine.score(student, sampled), self._teachers.score(branch.name, sampled)
-        measured = self._measures[branch.name](teacher_BT, student_BT, sampled.response_mask_BT)
-        return jax.tree.map(lambda x: np.asarray(x)[: self._prompts], (sampled, *measured))
+        measured = gap_and_demand(branch.demand, teacher_BT, student_BT, sampled.response_mask_BT)
+        rollout, gap_BT, score_B = jax.tree.map(lambda x: np.asarray(x)[: self._prompts], (sampled, *measured))
+        check_scores(score_B, step, branch.name, [f"{i} of the held-out ones" for i in range(len(score_B))])
+        return rollout, gap_BT, score_B
 
     def of_batch(self, state: TrainState, branch: Branch, rollout: Rollout, gap_BT, score_B) -> _Branch:
         """The figures of a batch of answers, from one gradient after the other."""
@@ -142,9 +151,7 @@ class Diagnostics:
         with_moment = None
         if moment is not None:
             with_moment = cosine(self._dot(total, moment).sum(), squared.sum(), self._dot(moment, moment).sum())
-        counts, _ = np.histogram(
-            np.clip(gap_BT[rollout.response_mask_BT], GAP_EDGES[0], GAP_EDGES[-1]), np.array(GAP_EDGES)
-        )
+        places = np.digitize(gap_BT[rollout.response_mask_BT], GAP_EDGES)
         row = {
             "coherence": full and full[0],
             "coherence_selected": of_selected and of_selected[0],
@@ -154,7 +161,7 @@ class Diagnostics:
             "gradient_norm": float(np.sqrt(squared.sum())) / len(score_B),
             "moment_cosine": with_moment,
             "coherence_by_layer": full and full[1],
-            "gap_histogram": counts.tolist(),
+            "gap_histogram": np.bincount(places, minlength=len(GAP_EDGES) + 1).tolist(),
         }
         return _Branch(total, squared, row)
 

@@ -160,15 +160,33 @@ def method_of(c: ConfigDict) -> Method:
     return method if c.schedule == OWN_SCHEDULE else dataclasses.replace(method, turns=SCHEDULES[c.schedule])
 
 
+def steps_in_words(c: ConfigDict, batch: int) -> str:
+    """What the steps of a run visit, for config.camopd."""
+    method, cycle = method_of(c), tuple(c.cycle)
+    if method.turns is alternating:
+        return f"in cycles of {' + '.join(f'{cycle.count(n)} {n}' for n in dict.fromkeys(cycle))} steps"
+    parts = [f"{turn.rows} {turn.branch}" for turn in method.turns(cycle, 0, batch)]
+    return f"each of {' + '.join(parts)} prompts"
+
+
 def check(config: ConfigDict) -> None:
     """Raise ValueError if the keys of camopd.* do not go together."""
     c, batch = config.camopd, config.rollout.batch_size
-    method = method_of(c)
+    method, names = method_of(c), dict.fromkeys(c.cycle)
     if c.loss != "sampled" and (method.credit is not _gap or method.teacher_answers):
         raise ValueError(
             f"config.camopd.loss = {c.loss!r}: camopd.method = {c.method!r} weighs sampled tokens; allowed is 'sampled'"
         )
-    parts = len(c.cycle) if method.turns is mixed else len(set(c.cycle)) if method.turns is halves else 1
+    if c.method == "general_only" and c.schedule != OWN_SCHEDULE:
+        raise ValueError(
+            f"config.camopd.schedule = {c.schedule!r}: general_only has one branch; allowed is {OWN_SCHEDULE!r}"
+        )
+    if method.turns in (halves, mixed) and len(names) < 2:
+        raise ValueError(
+            f"config.camopd.cycle = {tuple(c.cycle)}: camopd.method = {c.method!r} visits all its branches in each "
+            "step; allowed are two branches or more"
+        )
+    parts = {halves: len(names), mixed: len(c.cycle)}.get(method.turns, 1)
     if batch % parts:
         raise ValueError(
             f"config.rollout.batch_size = {batch}: camopd.method = {c.method!r} parts each batch among the branches of "

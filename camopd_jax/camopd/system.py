@@ -1,5 +1,6 @@
 """CaMOPD and its rivals as a System: roll out, measure the gap to the step's teachers, select, and give credit."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,26 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from camopd_jax import data, losses, packing, scoring, sft, sharding
-from camopd_jax.camopd import select
+from camopd_jax.camopd import records, select
 from camopd_jax.camopd.methods import Method, Signal, Turn, method_of
+from camopd_jax.camopd.records import Answers, Branch
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals.suite import Measure
 from camopd_jax.packing import PackShape
 from camopd_jax.types import Experience, Params, Rollout, TrainState, Update
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One teacher with its prompts and its rule of selection."""
-
-    name: str
-    number: int  # names the branch's random streams
-    prompts: Sequence[np.ndarray]
-    prompt_ids: Sequence[str]
-    heldout: Sequence[np.ndarray]  # prompts of the short evaluations
-    demand: str  # a key of select.DEMANDS
-    rho: float  # share of the batch's demand that the selected samples hold
-    scale: float  # r_b of eq. 7
 
 
 @dataclass(frozen=True)
@@ -112,28 +100,16 @@ def make_updates(
     return packing.updates(rollout, selected, shape, credit_BT, share_BT)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """One branch's responses in a step, scored. Log-probabilities and gap in nats, 0 outside the mask."""
-
-    branch: Branch
-    ids: list[str]  # of the prompts
-    rollout: Rollout
-    student_BT: np.ndarray
-    teacher_BT: np.ndarray
-    gap_BT: np.ndarray
-    score_B: np.ndarray
+def gap_and_demand(demand: str, teacher_BT, student_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
+    """The gap [B, T] to a teacher, and each response's score [B] by a demand."""
+    gap_BT = select.log_prob_gap(teacher_BT, student_BT, mask_BT)
+    return gap_BT, select.DEMANDS[demand](gap_BT, mask_BT)
 
 
-def measure(demand: str, engine: Engine) -> Callable:
-    """Jitted (teacher_BT, student_BT, mask_BT) -> (gap_BT, score_B) of a branch's demand."""
-
-    def gap_and_demand(teacher_BT, student_BT, mask_BT):
-        gap_BT = select.log_prob_gap(teacher_BT, student_BT, mask_BT)
-        return gap_BT, select.DEMANDS[demand](gap_BT, mask_BT)
-
-    rows = sharding.by_rows(engine.mesh)
-    return jax.jit(gap_and_demand, in_shardings=(rows, rows, rows), out_shardings=(rows, rows))
+def check_scores(score_B: np.ndarray, step: int, branch: str, ids: Sequence[str]) -> None:
+    """Raise FloatingPointError, which names the prompt, if a score is not finite."""
+    for row in np.flatnonzero(~np.isfinite(score_B)):
+        raise FloatingPointError(f"step {step}, branch {branch}: the score of prompt {ids[row]} is {score_B[row]}")
 
 
 def collector(
@@ -145,17 +121,21 @@ def collector(
     steps: int,
     seed: int,
     whole: Callable[[Params], Params],
-    record: Callable[[Answers, np.ndarray], list[dict]],
+    record: Callable[[Answers, np.ndarray, int], list[dict]],
+    recorded: int,
 ) -> Callable[[TrainState, int], Experience]:
     """`collect` of the CaMOPD System (the step of docs/method.md, up to the update).
 
     Args:
       c: config.camopd; steps: of the run.
       whole: gives the student's full parameters for those that train: the same, or base and adapter.
-      record: (answers, rows that train) -> rows of rollouts.jsonl.
+      record: (answers, rows that train, how many at most) -> rows of rollouts.jsonl; recorded: answers of the run.
     """
-    method = method_of(c)
-    measures = {name: measure(b.demand, engine) for name, b in branches.items()}
+    method, rows_at = method_of(c), sharding.by_rows(engine.mesh)
+    measures = {
+        name: jax.jit(functools.partial(gap_and_demand, b.demand), in_shardings=(rows_at,) * 3, out_shardings=rows_at)
+        for name, b in branches.items()
+    }
 
     def answer(student: Params, turn: Turn, key: jax.Array) -> tuple[Rollout, list[str]]:
         branch = branches[turn.branch]
@@ -198,34 +178,41 @@ def collector(
         return update.replace(teacher=(ids_RSK, who.on_packed(scoring.logp_at, params, update.packed, ids_RSK)))
 
     def collect(state: TrainState, step: int) -> Experience:
-        clock = time.perf_counter()
         turns = method.turns(tuple(c.cycle), step, shape.batch_size)
         student, key = whole(state.params), jax.random.fold_in(state.key, step)
         keys = [key] if len(turns) == 1 else list(jax.random.split(key, len(turns)))
-        given = [answer(student, turn, k) for turn, k in zip(turns, keys, strict=True)]
-        sampled = time.perf_counter()
-        parts, total = [], 0
-        for turn, (rollout, ids) in zip(turns, given, strict=True):
+        parts, seconds = [], {"seconds_rollout": 0.0, "seconds_score": 0.0}
+        for turn, own_key in zip(turns, keys, strict=True):
+            clock = time.perf_counter()
+            rollout, ids = answer(student, turn, own_key)
+            sampled = time.perf_counter()
             answers = scored(student, turn.branch, rollout, ids, step)
             rows, factor = method.select(answers.score_B, answers.branch.rho, answers.branch.scale)
             factor_B = np.zeros(len(answers.score_B))
             factor_B[rows] = factor
             parts.append((answers, rows, factor_B[:, None] * credit(student, answers, step)))
-            total += len(rows)
-        updates = [
-            with_teacher(student, answers.branch.name, update)
-            for answers, rows, credit_BT in parts
-            for update in make_updates(
-                answers.rollout, credit_BT, rows, total if method.pooled else len(rows), engine.shape
-            )
+            seconds["seconds_rollout"] += sampled - clock
+            seconds["seconds_score"] += time.perf_counter() - sampled
+        total = sum(len(rows) for _, rows, _ in parts)
+        updates, names = [], []
+        if method.teacher_answers or any(answers.score_B.any() for answers, *_ in parts):
+            for answers, rows, credit_BT in parts:
+                count = total if method.pooled else len(rows)
+                updates += make_updates(answers.rollout, credit_BT, rows, count, engine.shape)
+                names += [answers.branch.name] * (len(updates) - len(names))
+        quotas = records.quotas(recorded, steps, step, len(turns))
+        rollouts = [
+            row | {"step": step + 1}
+            for (answers, rows, _), quota in zip(parts, quotas, strict=True)
+            for row in record(answers, rows, quota)
         ]
-        scored_at = time.perf_counter()
-        figures = _figures(engine, method, parts) | {
-            "seconds_rollout": sampled - clock,
-            "seconds_score": scored_at - sampled,
-        }
-        rollouts = [row | {"step": step + 1} for answers, rows, _ in parts for row in record(answers, rows)]
-        return Experience("+".join(turn.branch for turn in turns), updates, figures, rollouts)
+        return Experience(
+            "+".join(turn.branch for turn in turns),
+            updates,
+            _figures(engine, method, parts) | seconds,
+            rollouts,
+            lambda place: with_teacher(student, names[place], updates[place]),
+        )
 
     return collect
 
@@ -237,11 +224,16 @@ def _figures(engine: Engine, method: Method, parts: list) -> dict:
     tokens = sum(f["response_tokens"] for f in each)
     counts = {name: sum(f[name] for f in each) for name in ("selected", "batch", "response_tokens")}
     kl = "forward_kl" if method.teacher_answers else "reverse_kl"
-    return counts | {
-        kl: sum(f[kl] * f["response_tokens"] for f in each) / tokens,
-        "eos_rate": sum(f["eos_rate"] * f["batch"] for f in each) / counts["batch"],
-        "branches": found,
-    }
+    alone = each[0] if len(each) == 1 else {}
+    return (
+        alone
+        | counts
+        | {
+            kl: sum(f[kl] * f["response_tokens"] for f in each) / tokens,
+            "eos_rate": sum(f["eos_rate"] * f["batch"] for f in each) / counts["batch"],
+            "branches": found,
+        }
+    )
 
 
 def _branch_figures(engine: Engine, method: Method, answers: Answers, rows: np.ndarray) -> dict[str, float]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from camopd_jax import losses, sampling, sharding
+from camopd_jax import losses, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder as decoders
 from camopd_jax.models.load import Model
@@ -36,7 +36,7 @@ def token_scores(
 
     Logits of about `chunk` tokens exist at a time; ids from `vocab` on have no probability.
     """
-    decoder = nnx.merge(graph, sampling.in_dtype(params, dtype))
+    decoder = nnx.merge(graph, decoders.in_dtype(params, dtype))
     hidden_RSD, head_VD = decoders.packed_hidden(decoder, packed), decoder.head_VD()
 
     def of_slot(x):

@@ -66,8 +66,8 @@ def collect(method, step=STEP, rho=RHO, scale=SCALE, demands=("absolute", "posit
     teachers = system.Teachers(
         {n: Policy(engine, lambda n=n: engine.place(of_params(weights[n]), "float32")) for n in branches}
     )
-    record = lambda answers, rows: seen.append(answers) or []  # noqa: E731
-    collector = system.collector(engine, teachers, branches, c, SHAPE, STEPS, SEED, lambda params: params, record)
+    record = lambda answers, rows, n: seen.append(answers) or []  # noqa: E731
+    collector = system.collector(engine, teachers, branches, c, SHAPE, STEPS, SEED, lambda params: params, record, 9)
     optimizer = steps_of.make_optimizer(**SGD)
     function, objective = system.scored_by(c)
     steps = steps_of.build_steps(
@@ -76,8 +76,8 @@ def collect(method, step=STEP, rho=RHO, scale=SCALE, demands=("absolute", "posit
     state = steps.init(jax.tree.map(jnp.array, weights["student"]), jax.random.key(5))
     experience = collector(state, step)
     grads, loss = steps.zeros(), 0.0
-    for update in experience.updates:
-        grads, sums = steps.micro(state.params, grads, update, {})
+    for place in range(len(experience.updates)):
+        grads, sums = steps.micro(state.params, grads, experience.complete(place), {})
         loss += float(sums["loss"])
     return experience, {a.branch.name: a for a in seen}, loss, jax.device_get(grads)
 

@@ -18,7 +18,7 @@ def test_a_row_holds_the_answer_token_by_token():
     branch = system.Branch("law", 0, [], [], [], "absolute", 0.8, 1.0)
     answers = system.Answers(branch, ["a", "b"], rollout, student, teacher, teacher - student, np.array([0.5, 2.0]))
 
-    first, second = records.recorder(engine, (0.5, 5.0), at_most=9)(answers, np.array([1]))
+    first, second = records.recorder(engine, (0.5, 5.0), tokens=9)(answers, np.array([1]), 9)
     tokens = rollout.tokens_BL
     assert first["prompt"] == "".join(f"<{i}>" for i in tokens[0, :4])
     assert second["prompt"] == "".join(f"<{i}>" for i in tokens[1, 2:4])
@@ -31,5 +31,14 @@ def test_a_row_holds_the_answer_token_by_token():
         ("a", "law", 0.5, False, False),
         ("b", "law", 2.0, True, True),
     ]
-    assert len(records.recorder(engine, (0.5, 5.0), at_most=1)(answers, np.array([1]))) == 1
-    assert records.recorder(engine, (0.5, 5.0), at_most=0)(answers, np.array([1])) == []
+    assert len(records.recorder(engine, (0.5, 5.0), tokens=9)(answers, np.array([1]), 1)) == 1
+    short = records.recorder(engine, None, tokens=2)(answers, np.array([1]), 9)
+    assert [r["tokens"] for r in short] == [first["tokens"][:2], second["tokens"][:2]]
+    assert [r["weight"] for r in short] == [[1.0, 1.0]] * 2  # a method without importance weights
+
+
+def test_quotas_spread_what_is_kept_over_steps_and_branches():
+    assert [records.quotas(10, 4, step, 1) for step in range(4)] == [[2], [3], [2], [3]]
+    assert [records.quotas(5, 2, step, 2) for step in range(2)] == [[1, 1], [2, 1]]
+    assert sum(sum(records.quotas(500, 120, step, 2)) for step in range(120)) == 500
+    assert records.quotas(0, 4, 2, 2) == [0, 0]

@@ -156,7 +156,7 @@ ROLLOUTS = system.RolloutShape(batch_size=4, rows_at_once=4, max_new_tokens=4)
 
 def _collector(engine, teachers, branches, cycle):
     return system.collector(
-        engine, teachers, branches, options(cycle), ROLLOUTS, 9, 3, lambda params: params, lambda *_: []
+        engine, teachers, branches, options(cycle), ROLLOUTS, 9, 3, lambda params: params, lambda *_: [], 0
     )
 
 

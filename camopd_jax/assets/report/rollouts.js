@@ -167,6 +167,6 @@ function rollouts(id, rows) {
     { name: "q", label: "Search", type: "search" },
   ], show);
   addEventListener("scroll", scrolled, { passive: true });
-  return [el("p", { class: "quiet" }, "A sample of what the student said in training, scored by the teacher of the step's branch."),
+  return [el("p", { class: "quiet" }, "A sample of the responses of the training, word for word, scored by the teacher of the step's branch."),
     gapLegend(), form, count, list];
 }
