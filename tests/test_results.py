@@ -157,6 +157,9 @@ def test_pairs_are_made_of_the_seeds_that_both_have(copied, undrawn):
     assert "one seed" in tables.differences([compared[0]])
     report.write(copied, None)
     text = (copied / "results.md").read_text()
+    sentence = next(line for line in text.splitlines() if line.startswith("- **mix** against camopd"))
+    assert sentence.endswith("(One seed: how much seeds differ is not in this.)")
+    assert not [x for x in text.splitlines() if x.startswith("- **no_selection** against") and "One seed" in x]
     assert "7 of 12 runs are finished. Missing: vanilla_mopd, seed 0; mix, seed 1;" in text
 
 

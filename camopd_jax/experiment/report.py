@@ -87,8 +87,8 @@ def page(
         HOW_TO_READ.format(over_seeds=over_seeds),
         tables.quality(results),
         "## Cost",
-        "Minutes are those of a whole run, evaluation included; the first run on a machine makes the teacher and "
-        "evaluates the teachers, the others take both from the cache.",
+        "Mean over seeds. Minutes are wall clock of a whole run, evaluation included; the first run on a machine makes "
+        "the teacher and evaluates the teachers, the others take both from the cache.",
         tables.cost(results),
         *_pictures(drawn, folder),
         f"## Differences from {first}",

@@ -37,7 +37,7 @@ def cost(results: Results) -> str:
             for name, value in costs(run).items():
                 if value is not None:
                     by_name[name][seed] = value
-        cells = [number(*mean(v), COST_DIGITS[name]) if v else "-" for name, v in by_name.items()]
+        cells = [number(mean(v)[0], None, COST_DIGITS[name]) if v else "-" for name, v in by_name.items()]
         rows.append([f"**{cell.name}**", *cells])
     return markdown(rows)
 

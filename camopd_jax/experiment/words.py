@@ -15,6 +15,7 @@ COUNTED = {"holds": "held", "reversed": "reversed", "not told apart": "not told 
 def compared(found: Sequence[Comparison]) -> list[str]:
     """A sentence a pair."""
     by_pair: dict[tuple[str, str], dict[str, list[str]]] = {}
+    seeds = {(c.a, c.b): c.seeds for c in found}
     for c in found:
         said = short(c.line)
         if c.verdict != "not told apart":
@@ -27,7 +28,8 @@ def compared(found: Sequence[Comparison]) -> list[str]:
             for verdict in ("better", "worse", "not told apart")
             if verdict in by_verdict
         ]
-        out.append(f"**{a}** against {b}: {'; '.join(parts)}.")
+        alone = " (One seed: how much seeds differ is not in this.)" if seeds[a, b] == 1 else ""
+        out.append(f"**{a}** against {b}: {'; '.join(parts)}.{alone}")
     return out
 
 
