@@ -267,7 +267,8 @@ def test_the_program_reports_what_was_made_and_passes_the_exit_code_on(
     monkeypatch.setattr(report, "write", lambda *paths: written.append(paths))
     monkeypatch.setattr(runner, "run", lambda *given, **how: asked.append((given, how)) or code)
     argv = ["bin/experiment.py", "--config=configs/medical.py:tiny", f"--out={tmp_path}", "--seeds=0,2"]
-    argv += ["--methods=camopd,mix", "--config.camopd.cycle=('domain',)", "--drop_weights", "--docs=docs/results.md"]
+    argv += ["--methods=camopd,mix", "--config.camopd.cycle=('domain','general')"]
+    argv += ["--drop_weights", "--docs=docs/results.md"]
     assert program.main([*argv, *arguments]) == code
     sys.modules.pop("config_config", None)
     assert written == [(tmp_path, Path("docs/results.md"))] * reported
@@ -275,4 +276,5 @@ def test_the_program_reports_what_was_made_and_passes_the_exit_code_on(
     assert train == ROOT / "bin" / "train.py" and out == tmp_path
     assert how == {"keep_going": bool(arguments), "drop_weights": True}
     assert found.seeds == (0, 2) and [c.name for c in found.cells] == ["camopd", "mix"]
-    assert found.overrides == {"camopd.cycle": ("domain",)} and found.base["camopd"]["cycle"] == ["domain"]
+    assert found.overrides == {"camopd.cycle": ("domain", "general")}
+    assert found.base["camopd"]["cycle"] == ["domain", "general"]
