@@ -56,11 +56,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(values: flags.FlagValues, out: Path) -> int:
-    config = values.config
-    if config is None:
-        raise ValueError("--config is missing: for example --config=configs/medical.py")
-    if not (hasattr(config, "name") and hasattr(config, "preset")):
-        raise ValueError("--config: get_config() must return an ml_collections.ConfigDict with name and preset")
+    config = cli.config_of(values)
     if (values.methods is None) == (not values.sweep):
         raise ValueError("give --methods, such as --methods=camopd,vanilla_mopd, or --sweep: one of the two")
     if values.seeds is None:

@@ -29,11 +29,7 @@ def main(argv: list[str]) -> int:
     def run(rest: list[str]) -> None:
         if rest:
             raise ValueError(f"unknown argument {rest[0]!r}: arguments are written --NAME=VALUE, see --help")
-        config = values.config
-        if config is None:
-            raise ValueError("--config is missing: for example --config=configs/medical.py")
-        if not (hasattr(config, "name") and hasattr(config, "preset")):
-            raise ValueError("--config: get_config() must return an ml_collections.ConfigDict with name and preset")
+        config = cli.config_of(values)
         if values.devices is not None and not values.dry_run:
             raise ValueError(f"--devices={values.devices}: allowed with --dry_run; a run takes what is here")
         if values.dry_run:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
+from ml_collections import ConfigDict
 
 # What a library says, and the same with what is allowed.
 TRANSLATED = (
@@ -63,6 +64,20 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
         if debug or type(error).__name__ != "JaxRuntimeError":
             raise
         return _fail(error, 1, debug)
+
+
+def config_of(values: flags.FlagValues) -> ConfigDict:
+    """The config that was given.
+
+    Raises:
+      ValueError: if none was, or it is no config of a run.
+    """
+    config = values.config
+    if config is None:
+        raise ValueError("--config is missing: for example --config=configs/medical.py")
+    if not (hasattr(config, "name") and hasattr(config, "preset")):
+        raise ValueError("--config: get_config() must return an ml_collections.ConfigDict with name and preset")
+    return config
 
 
 def _fail(error: Exception, code: int, debug: bool, where: str = "") -> int:

@@ -116,12 +116,7 @@ def engine_of(config: ConfigDict, mesh: Mesh, model: Model) -> Engine:
     Raises:
       ValueError: if the tokenizer does not fit the embedding, or has no chat template.
     """
-    tokens = max(model.tokenizer.get_vocab().values()) + 1
-    if tokens > model.cfg.vocab_size:
-        raise ValueError(
-            f"model source {model.source}: the tokenizer has ids up to {tokens - 1}, the embedding "
-            f"{model.cfg.vocab_size} rows"
-        )
+    tokens = load.token_count(model)
     if not model.tokenizer.chat_template:
         raise ValueError(
             f"model source {model.source}: its tokenizer has no chat template; take the model's chat version, or add a "

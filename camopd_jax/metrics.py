@@ -26,15 +26,18 @@ def read_jsonl(path: Path) -> list[dict]:
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
     """Put rows in the place of a file's, whole or not at all."""
-    staged = path.with_suffix(".tmp")
-    staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(staged, path)
+    put(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_json(path: Path, record: dict, indent: int | None = None) -> None:
     """Put a record in the place of a file's, whole or not at all."""
-    staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(record, indent=indent) + "\n", encoding="utf-8")
+    put(path, json.dumps(record, indent=indent) + "\n")
+
+
+def put(path: Path, text: str) -> None:
+    """Put a text in the place of a file's, whole or not at all."""
+    staged = path.with_name(f"{path.name}.tmp")
+    staged.write_text(text, encoding="utf-8")
     os.replace(staged, path)
 
 

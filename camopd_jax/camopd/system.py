@@ -147,10 +147,7 @@ def collector(
     def scored(student: Params, name: str, rollout: Rollout, ids: list[str], step: int) -> Answers:
         student_BT, teacher_BT = engine.score(student, rollout), teachers.score(name, rollout)
         gap_BT, score_B = jax.device_get(measures[name](teacher_BT, student_BT, rollout.response_mask_BT))
-        for row in np.flatnonzero(~np.isfinite(score_B)):
-            raise FloatingPointError(
-                f"step {step + 1}, branch {name}: the score of prompt {ids[row]} is {score_B[row]}"
-            )
+        check_scores(score_B, step + 1, name, ids)
         return Answers(branches[name], ids, rollout, student_BT, teacher_BT, gap_BT, score_B)
 
     def credit(student: Params, answers: Answers, step: int) -> np.ndarray:
@@ -260,7 +257,7 @@ def evaluator(
 ) -> Callable[[Params, int], list[dict]]:  # fmt: skip
     """`evaluate` of the CaMOPD System: sampled reverse KL to each teacher on held-out prompts, nats a token.
 
-    It samples with the shapes of training, so that it compiles nothing of its own.
+    It samples with the widths of training, so that it compiles nothing of its own where it has as many prompts.
     """
 
     def evaluate(params: Params, step: int) -> list[dict]:

@@ -8,7 +8,7 @@ from flax import nnx
 from camopd_jax import losses, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder as decoders
-from camopd_jax.models.load import Model
+from camopd_jax.models.load import Model, token_count
 from camopd_jax.packing import PackShape
 from camopd_jax.types import PackedTokens, Params
 
@@ -19,12 +19,7 @@ def engine_of(model: Model, mesh, dtype: str, logit_chunk: int) -> Engine:
     Raises:
       ValueError: if the tokenizer does not fit the embedding, or the mesh the weights.
     """
-    tokens = max(model.tokenizer.get_vocab().values()) + 1
-    if tokens > model.cfg.vocab_size:
-        raise ValueError(
-            f"model source {model.source}: the tokenizer has ids up to {tokens - 1}, the embedding "
-            f"{model.cfg.vocab_size} rows"
-        )
+    tokens = token_count(model)
     shape = PackShape(sharding.data_shards(mesh), 1, 1)  # of training and scoring in a run, which are not used here
     return Engine(model.cfg, mesh, model.tokenizer, model.stop_ids, shape, Numerics(1.0, logit_chunk, dtype, tokens))
 

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import preflight, workdirs
+from camopd_jax import metrics, preflight, workdirs
 from camopd_jax.camopd.methods import METHODS
 
 RECORD = "experiment.json"
@@ -214,9 +213,7 @@ def write(grid: Grid, out: Path) -> None:
     """Put the record in its place, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     record = asdict(grid) | {"commands": commands(grid, out)}
-    staged = out / f"{RECORD}.tmp"
-    staged.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(staged, out / RECORD)
+    metrics.write_json(out / RECORD, record, indent=2)
 
 
 def plain(tree: dict[str, Any]) -> dict[str, Any]:

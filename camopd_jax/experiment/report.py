@@ -1,7 +1,5 @@
 """results.md, results.json and the figures of an experiment, made of what is finished."""
 
-import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camopd_jax import workdirs
+from camopd_jax import metrics, workdirs
 from camopd_jax.experiment import charts, grid, tables, verdicts, words
 from camopd_jax.experiment import results as found
 from camopd_jax.experiment.charts import Chart
@@ -43,8 +41,8 @@ def write(out: Path, docs: Path | None) -> None:
     drawn = charts.draw(results, out / "figures")
     against = verdicts.against_first(results), verdicts.first_against_references(results)
     orderings = verdicts.orderings(results)
-    _put(out / "results.json", json.dumps(_numbers(results, *against, orderings), indent=2) + "\n")
-    _put(out / "results.md", page(results, *against, orderings, drawn, "figures", None))
+    metrics.write_json(out / "results.json", _numbers(results, *against, orderings), indent=2)
+    metrics.put(out / "results.md", page(results, *against, orderings, drawn, "figures", None))
     print(f"{out / 'results.md'}, {out / 'results.json'} and {out / 'figures'} are written")
     if docs is None:
         return
@@ -54,7 +52,7 @@ def write(out: Path, docs: Path | None) -> None:
         (home / chart.file).unlink(missing_ok=True)
         if not chart.missing:
             shutil.copy(out / "figures" / chart.file, home)
-    _put(docs, page(results, *against, orderings, drawn, home.name, docs))
+    metrics.put(docs, page(results, *against, orderings, drawn, home.name, docs))
     print(f"{docs} and {home} are written")
 
 
@@ -217,9 +215,3 @@ def _numbers(results: Results, against, free, orderings) -> dict:
         "against_references": [asdict(c) for c in free],
         "orderings": [asdict(o) | {"verdict": o.verdict} for o in orderings],
     }
-
-
-def _put(path: Path, text: str) -> None:
-    staged = path.with_name(f"{path.name}.tmp")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, path)

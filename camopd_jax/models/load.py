@@ -201,3 +201,18 @@ def _stop_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int,
     if not own + listed:
         raise ValueError("neither tokenizer nor generation_config.json names an EOS token")
     return tuple(dict.fromkeys(own + listed))
+
+
+def token_count(model: Model) -> int:
+    """Ids below this are tokens; those from here on pad the embedding.
+
+    Raises:
+      ValueError: if the tokenizer has ids that the embedding does not.
+    """
+    tokens = max(model.tokenizer.get_vocab().values()) + 1
+    if tokens > model.cfg.vocab_size:
+        raise ValueError(
+            f"model source {model.source}: the tokenizer has ids up to {tokens - 1}, the embedding "
+            f"{model.cfg.vocab_size} rows"
+        )
+    return tokens
