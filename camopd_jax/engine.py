@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from camopd_jax import data, packing, sampling, scoring, sharding
+from camopd_jax import batching, packing, scoring, sharding
 from camopd_jax.models import decoder, lora, weights
 from camopd_jax.models.decoder import DecoderConfig
 from camopd_jax.models.weights import Read
@@ -86,44 +86,28 @@ class Engine:
         shapes, at = lora.split(self.shapes)[1], lora.split(self.params_at)[1]
         return jax.tree.map(lambda s, at: jnp.zeros(s.shape, dtype, device=at), shapes, at)
 
-    def _build_sampler(self, max_new_tokens: int, temperature: float):
-        return jax.jit(
-            functools.partial(
-                sampling.sample,
-                self.graph,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                stop_ids=self.stop_ids,
-                pad_id=self.tokenizer.pad_token_id,
-                dtype=self.numerics.dtype,
-                vocab=self.numerics.vocab,
-            ),
-            in_shardings=(self.params_at, self._rows, self._rows, self._rows),
-            out_shardings=self._rows,
-        )
+    def _build_sampler(self, shape: batching.Shape) -> batching.Sampler:
+        n = self.numerics
+        return batching.Sampler(
+            self.cfg, self.graph, self.mesh, self.params_at, shape,
+            stop_ids=self.stop_ids, pad_id=self.tokenizer.pad_token_id, dtype=n.dtype, vocab=n.vocab,
+        )  # fmt: skip
 
     def sample(
         self, params: Params, prompts: Sequence[np.ndarray], key: jax.Array, *, width: int, batch: int,
-        max_new_tokens: int, temperature: float,
+        max_new_tokens: int, temperature: float, limits: Sequence[int] | None = None,
     ) -> Rollout:  # fmt: skip
-        """One response per prompt, in equal batches of at most `batch` rows (rounded up to fill the devices).
+        """One response per prompt; at most `batch` rows (rounded up to fill the devices) are decoded together.
 
-        Row i draws from fold_in(key, i), whatever the batching.
+        Row i draws from fold_in(key, i), whatever is decoded beside it. `limits`: tokens of each response at most,
+        1 to max_new_tokens (None: the latter).
         """
         shards = sharding.data_shards(self.mesh)
-        rounds = -(-len(prompts) // batch)
-        batch = -(-len(prompts) // (rounds * shards)) * shards
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts)))
-        parts = []
-        for start in range(0, len(prompts), batch):
-            rows = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
-            tokens, mask = data.left_pad([prompts[i] for i in rows], width, self.tokenizer.pad_token_id)
-            row_keys = jax.device_put(keys[rows], self._rows)
-            out = self._sampler(max_new_tokens, temperature)(params, tokens, mask, row_keys)
-            real = min(batch, len(prompts) - start)
-            response, response_mask, logp = (np.asarray(x)[:real] for x in out)
-            parts.append((np.concatenate([tokens[:real], response], axis=1), mask[:real], response_mask, logp))
-        return Rollout(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+        rows = -(-min(batch, len(prompts)) // shards) * shards
+        keys = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts))))
+        sampler = self._sampler(batching.Shape(rows, width, max_new_tokens, temperature))
+        limits = [max_new_tokens] * len(prompts) if limits is None else limits
+        return sampler(params, prompts, np.asarray(keys), limits)
 
     def score(self, params: Params, rollout: Rollout) -> np.ndarray:
         """log pi(y_t | h_t) [B, T] of the rollout's responses, nats; 0 outside the mask."""

@@ -82,6 +82,16 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXES))
 
 
+def by_rows_and_heads(mesh: Mesh, heads: int) -> NamedSharding:
+    """The first axis over the data axes; the second, of so many heads, over `tensor` where that divides it."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXES, None if heads % tensor_shards(mesh) else "tensor"))
+
+
+def of_one_layer(at: NamedSharding) -> NamedSharding:
+    """The sharding of one layer of weights that are stacked along the first axis."""
+    return NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
+
+
 def param_shardings(mesh: Mesh | AbstractMesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:
     """The sharding of each parameter, from its logical axes (`axes`, by the parameter's own name).
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from camopd_jax import chips, dry_run, footprint, forecast, sampling, scoring, sharding
+from camopd_jax import chips, dry_run, footprint, forecast, scoring, sharding
 from camopd_jax.models import decoder, export, known, tiny
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.huggingface import config_to_hf
@@ -154,12 +154,6 @@ def test_the_formulas_are_near_what_xla_allocates():
     assert forward == pytest.approx(allocated(score, shapes, packed), rel=0.3)
     trained = allocated(jax.grad(lambda p, x: score(p, x).sum()), shapes, packed)
     assert footprint.training_bytes(s) == pytest.approx(trained, rel=0.3)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 32))
-    sample = functools.partial(
-        sampling.sample, graph, max_new_tokens=256, temperature=1.0, stop_ids=(2,), pad_id=0, dtype="float32"
-    )
-    drawn = sum(footprint.decoding(s, 32, 32, 256).values()) + 4 * footprint.elements(cfg, s.mesh).layers
-    assert drawn == pytest.approx(allocated(sample, shapes, of(32, 256), of(32, 256, bool), keys), rel=0.3)
 
 
 def test_pairs_of_the_attention():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import packing, sampling, scoring, sharding
+from camopd_jax import batching, data, packing, sampling, scoring, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder
 from camopd_jax.models.tiny import CONFIG as TINY
@@ -78,9 +78,10 @@ def build_engine(eos, temperature, dtype="float32"):
     return Engine(TINY, mesh, tokenizer, [eos], PackShape(2, 30, 24), Numerics(temperature, 16, dtype, TINY.vocab_size))
 
 
-def sample(engine, prompts=PROMPTS, key=KEY, batch=5, greedy=False):
+def sample(engine, prompts=PROMPTS, key=KEY, batch=5, greedy=False, limits=None):
     temperature = 0.0 if greedy else engine.numerics.temperature
-    return engine.sample(PARAMS, prompts, key, width=WIDTH, batch=batch, max_new_tokens=STEPS, temperature=temperature)
+    how = {"width": WIDTH, "max_new_tokens": STEPS, "temperature": temperature}
+    return engine.sample(PARAMS, prompts, key, batch=batch, limits=limits, **how)
 
 
 def responses(rollout):
@@ -156,11 +157,15 @@ def draw_from(logits_V, rows, steps, temperature):
     params = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
     params |= {"embed": params["embed"] + 1.0, "norm": jnp.ones(TINY.width)}  # so every hidden state is all ones
     params["head"] = params["head"].at[:, 0].set(jnp.asarray(logits_V))
-    draw = partial(
-        sampling.sample, graph, max_new_tokens=steps, temperature=temperature, stop_ids=(-1,), pad_id=0, dtype="float32"
-    )
-    prompt, mask = np.zeros((rows, 1), np.int32), np.ones((rows, 1), bool)
-    return np.asarray(jax.jit(draw)(params, prompt, mask, jax.random.split(KEY, rows))[0])
+    mesh = build_engine(0, 1.0).mesh
+    cfg = replace(TINY, tied_head=False)
+    at = sharding.param_shardings(mesh, shapes, decoder.AXES)
+    sampler = batching.Sampler(
+        cfg, graph, mesh, at, batching.Shape(rows, 1, steps, temperature), stop_ids=(), pad_id=0, dtype="float32",
+        vocab=TINY.vocab_size,
+    )  # fmt: skip
+    keys = np.asarray(jax.random.key_data(jax.random.split(KEY, rows)))
+    return sampler(params, [np.zeros(1, np.int32)] * rows, keys, [steps] * rows).tokens_BL[:, 1:]
 
 
 def test_draws_follow_the_softmax_at_the_temperature():
@@ -259,3 +264,64 @@ def test_categorical_never_draws_an_entry_without_mass():
     for uniform in (ends[:, 255], np.nextafter(ends[:, 255], np.float32(0)), np.full(n, below_one)):
         drawn = np.asarray(sampling.categorical(jnp.asarray(logits), jnp.asarray(uniform)))
         assert np.isfinite(logits[np.arange(n), drawn]).all()
+
+
+def engine_of(eos, shards=1):
+    """An engine on so many data shards."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:shards]).reshape(shards, 1, 1), sharding.MESH_AXES)
+    tokenizer = SimpleNamespace(eos_token_id=eos, pad_token_id=eos)
+    return Engine(
+        TINY, mesh, tokenizer, [eos], PackShape(shards, 60, 40), Numerics(1.0, 16, "float32", TINY.vocab_size)
+    )
+
+
+MANY = [np.random.default_rng(n).integers(TINY.vocab_size, size=1 + n % WIDTH).astype(np.int32) for n in range(21)]
+
+
+LIMITS = [1 + 5 * n % STEPS for n in range(21)]  # rows end at different times
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_refilled_rows_answer_as_alone(eos, shards):
+    """21 prompts on 4 rows: greedy answers equal the plain loop's token by token, drawn ones those of 22 rows."""
+    engine = engine_of(eos, shards)
+    by_hand = [greedy_by_hand(p, stop=eos)[:n] for p, n in zip(MANY, LIMITS, strict=True)]
+    assert responses(sample(engine, MANY, batch=4, greedy=True, limits=LIMITS)) == by_hand
+    few, all_at_once = (sample(engine, MANY, batch=batch, limits=LIMITS) for batch in (4, 22))
+    assert responses(few) == responses(all_at_once)
+    assert len({len(r) for r in responses(few)}) > 9
+    np.testing.assert_allclose(few.sampler_logp_BT, engine.score(PARAMS, few), atol=1e-4)
+
+
+def test_limits_cut_each_response(eos):
+    engine, limits = build_engine(eos, 1.0), [1, STEPS, 2, 5, 3]
+    free, cut = responses(sample(engine)), responses(sample(engine, batch=2, limits=limits))
+    assert cut == [r[:n] for r, n in zip(free, limits, strict=True)]
+    assert cut != free
+
+
+def test_the_ring_of_columns_widens_and_turns(eos, monkeypatch):
+    """Rooms of 2, 4, 8 and 12 columns: long responses widen the ring, refills make it turn; nobody notices."""
+    expected = responses(sample(engine_of(eos), MANY, batch=22, limits=LIMITS))
+    monkeypatch.setattr(batching, "FIRST_ROOM", 2)
+    assert batching.Shape(3, WIDTH, STEPS, 1.0).columns() == [WIDTH + n for n in (2, 4, 8, 12)]
+    assert responses(sample(engine_of(eos), MANY, batch=3, limits=LIMITS)) == expected
+
+
+def test_a_prompt_is_read_once_for_a_group(eos, monkeypatch):
+    """Three prompts with five responses each on four rows: the model reads three prompts, not fifteen."""
+    read = []
+    plain = data.left_pad
+
+    def noted(prompts, *args):
+        read.extend(tuple(p) for p in prompts)
+        return plain(prompts, *args)
+
+    engine = engine_of(eos)
+    group = [prompt for prompt in PROMPTS[:3] for _ in range(5)]
+    expected = responses(sample(engine, group, batch=15))
+    monkeypatch.setattr(batching.data, "left_pad", noted)
+    assert responses(sample(engine, group, batch=4)) == expected
+    monkeypatch.undo()
+    assert len(set(map(tuple, expected))) > 10  # of one prompt, but each from its own key
+    assert read[15:] == [tuple(p) for p in PROMPTS[:3]]  # the first fifteen are for the record of the rollout

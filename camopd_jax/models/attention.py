@@ -39,6 +39,23 @@ def attend(q_BLHD: jax.Array, k_BLND: jax.Array, v_BLND: jax.Array, segments_BL:
     return attended_BNCHD.reshape(len(q_BLHD), -1, *q_BLHD.shape[2:])[:, :length]
 
 
+def attend_one(q_BHD: jax.Array, k_BNDC: jax.Array, v_BNCD: jax.Array, visible_BC: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(D)) v of one query a row over the columns that are visible to it, [B, H, D].
+
+    Keys lie with their columns last: on CPU the product with them then takes less than half the time.
+    """
+    batch, heads, dim = q_BHD.shape
+    q_BNGD = q_BHD.reshape(batch, k_BNDC.shape[1], -1, dim)
+    logits_BNGC = jnp.einsum("bngd,bndc->bngc", q_BNGD, k_BNDC, preferred_element_type=jnp.float32) / dim**0.5
+    logits_BNGC = jnp.where(visible_BC[:, None, None], logits_BNGC, -1e30)
+    weight_BNGC = jnp.exp(logits_BNGC - jnp.max(logits_BNGC, axis=-1, keepdims=True))
+    sums_BNG1 = jnp.sum(weight_BNGC, axis=-1, keepdims=True)
+    out_BNGD = jnp.einsum(
+        "bngc,bncd->bngd", weight_BNGC.astype(v_BNCD.dtype), v_BNCD, preferred_element_type=jnp.float32
+    )
+    return (out_BNGD / sums_BNG1).astype(q_BHD.dtype).reshape(batch, heads, dim)
+
+
 def _in_blocks(x: jax.Array) -> jax.Array:
     """[B, N * BLOCK, ...] to [N, B, BLOCK, ...]."""
     return jnp.moveaxis(x.reshape(len(x), -1, BLOCK, *x.shape[2:]), 1, 0)

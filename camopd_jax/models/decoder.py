@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from camopd_jax.models.attention import attend
+from camopd_jax.models.attention import attend, attend_one
 from camopd_jax.models.rope import RopeScaling, rotate, rotation
 from camopd_jax.types import PackedTokens, Params
 
@@ -155,12 +155,15 @@ class Block(nnx.Module):
         q, k, v = self.heads(x_BLD, turn)
         return self.rest(x_BLD, attend(q, k, v, segments_BL)), (k, v)
 
-    def decode(self, x_BLD, turn, mask_BK, cache, write_at):
-        """The same for one new token a row (L = 1), whose key and value go to column `write_at` of the cache."""
+    def decode(self, x_BLD, turn, visible_BC, cache, column):
+        """The same for one new token a row (L = 1), whose key and value go to one column of the cache.
+
+        A row attends to the columns that are visible to it. Keys are [B, N, head_dim, C], values [B, N, C, head_dim].
+        """
         q, k, v = self.heads(x_BLD, turn)
-        k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, write_at, axis=1)
-        v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, write_at, axis=1)
-        return self.rest(x_BLD, jax.nn.dot_product_attention(q, k, v, mask=mask_BK[:, None, None])), (k, v)
+        k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.transpose(0, 2, 3, 1), column, axis=3)
+        v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.transpose(0, 2, 1, 3), column, axis=2)
+        return self.rest(x_BLD, attend_one(q[:, 0], k, v, visible_BC)), (k, v)
 
 
 class Decoder(nnx.Module):
@@ -199,19 +202,28 @@ class Decoder(nnx.Module):
         x_BLD, kv = jax.lax.scan(layer, self.embed[...][tokens_BL], stacked)
         return rms_norm(x_BLD, self.norm[...], self.cfg.norm_eps), kv
 
-    def layer_list(self) -> list[Block]:
-        """The blocks one by one: a loop over tokens must not slice the stacked weights again for each."""
-        graph, stacked = nnx.split(self.layers)
-        return [nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(self.cfg.layers)]
-
-    def decode(self, layers: Sequence[Block], token_B, position_B, mask_BK, cache, write_at):
+    def decode(self, layers: Sequence[Block], token_B, position_B, visible_BC, cache, column):
         """One token a row against the cache: hidden states [B, D] and the new cache."""
         x_BLD, turn = self.embed[...][token_B[:, None]], self.turn(position_B[:, None])
         new_cache = []
         for layer, layer_cache in zip(layers, cache, strict=True):
-            x_BLD, kv = layer.decode(x_BLD, turn, mask_BK, layer_cache, write_at)
+            x_BLD, kv = layer.decode(x_BLD, turn, visible_BC, layer_cache, column)
             new_cache.append(kv)
         return rms_norm(x_BLD, self.norm[...], self.cfg.norm_eps)[:, 0], new_cache
+
+
+def unstacked(params: Params) -> Params:
+    """The parameters with a list of layers: a loop over tokens must not slice stacked weights again for each."""
+    layers = range(len(params["layers"]["attn_norm"]))
+    return params | {"layers": [jax.tree.map(lambda a, i=i: a[i], params["layers"]) for i in layers]}
+
+
+def of_unstacked(graph: nnx.GraphDef, weights: Params) -> tuple[Decoder, list[Block]]:
+    """A decoder, and its layers one by one, from `unstacked` parameters; its own stack of layers is the first alone."""
+    first = jax.tree.map(lambda a: a[None], weights["layers"][0])
+    decoder = nnx.merge(graph, weights | {"layers": first})
+    block, _ = nnx.split(decoder.layers)
+    return decoder, [nnx.merge(block, layer) for layer in weights["layers"]]
 
 
 def split(cfg: DecoderConfig) -> tuple[nnx.GraphDef, Params]:

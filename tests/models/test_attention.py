@@ -72,11 +72,7 @@ def score_and_gradient(length):
 def prefill(length):
     graph, shapes = decoder.split(TINY)
     ids, mask = (jax.ShapeDtypeStruct((1, length), kind) for kind in (jnp.int32, bool))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    sample = partial(
-        sampling.sample, graph, max_new_tokens=1, temperature=1.0, stop_ids=(0,), pad_id=0, dtype="float32"
-    )
-    return jax.jit(sample).lower(shapes, ids, mask, keys)
+    return jax.jit(partial(sampling.prefill, graph, dtype="float32")).lower(shapes, ids, mask)
 
 
 def growth(lower):

@@ -133,7 +133,7 @@ def test_a_token_sees_no_later_token():
 @pytest.mark.parametrize("name", ["tiny", "qk_norm", "qkv_bias"])
 def test_cached_decode_equals_the_full_forward(name):
     """Two rows of other lengths, left-padded; the cache is filled by the prompt, then token by token."""
-    _, model = build(CONFIGS[name])
+    params, model = build(CONFIGS[name])
     rows = [draw_tokens(9, seed=6), draw_tokens(7, seed=7)]
     steps, prompt_length = 4, 5
     prompt_BP = np.zeros((2, prompt_length), np.int32)
@@ -144,9 +144,10 @@ def test_cached_decode_equals_the_full_forward(name):
     lengths_B = mask_BP.sum(axis=1)
     positions_BP = np.maximum(np.cumsum(mask_BP, axis=1) - 1, 0)
     _, (k, v) = model(prompt_BP, positions_BP, jnp.asarray(mask_BP, jnp.int32))
-    room = ((0, 0), (0, steps), (0, 0), (0, 0))
-    cache = [(jnp.pad(k[i], room), jnp.pad(v[i], room)) for i in range(model.cfg.layers)]
-    decode = jax.jit(lambda *args: model.decode(model.layer_list(), *args))
+    k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, steps), (0, 0), (0, 0))) for x in (k, v))
+    cache = list(zip(k.transpose(0, 1, 3, 4, 2), v.transpose(0, 1, 3, 2, 4), strict=True))
+    alike, layers = decoder.of_unstacked(nnx.split(model)[0], decoder.unstacked(params))
+    decode = jax.jit(lambda *args: alike.decode(layers, *args))
     full = [alone(model, row) for row in rows]
     for t in range(steps):
         token_B = jnp.array([row[n + t] for row, n in zip(rows, lengths_B, strict=True)])
