@@ -8,7 +8,8 @@ from camopd_jax.packing import PackShape
 from camopd_jax.types import Rollout, Update
 
 PADDING = 0.10  # of a micro-batch's tokens, at most, where a shape allows it
-STRETCH = (1, 1.25, 1.5, 2, 3, 4, 6, 8)  # widths of a packed row that are tried, over the longest sequence
+STRETCH = np.arange(8, 50) / 8  # widths of a packed row that are tried, over the longest sequence
+ROOM = (1.0, 1.1, 1.4, 2.0)  # slots that are tried, over the mean of a full row
 
 
 def heavy(count: int, longest: int, seed: int) -> np.ndarray:
@@ -53,21 +54,20 @@ def updates(rollout: Rollout, count: int, shape: PackShape) -> list[Update]:
 def shape_of(s: Setting, rollout: Rollout, mesh) -> PackShape:
     """The micro-batch that was asked for, or the narrowest one that leaves under a tenth to padding.
 
-    Narrow rows are cheap rows: attention in a packed row costs its width squared.
+    Narrow rows are cheap rows: attention in a packed row costs its width squared. Fewer slots are cheaper too.
     """
     shards = sharding.data_shards(mesh)
     response_B = rollout.response_mask_BT.sum(axis=1)
     length_B = rollout.prompt_mask_BP.sum(axis=1) + response_B
-    if s.width:
-        tried = [(s.width, s.slots)]
-    else:
-        share, widths = response_B.sum() / length_B.sum(), [int(f * length_B.max()) for f in STRETCH]
-        # A width of mixed sequences has about as many slots as their mean, and room for one long response.
-        tried = [(w, max(int(response_B.max()), min(round(1.1 * share * w), w))) for w in widths]
+    share, longest = response_B.sum() / length_B.sum(), int(response_B.max())
+    tried = [(s.width, s.slots)] if s.width else []
+    for width in [] if s.width else (int(f * length_B.max()) for f in STRETCH):
+        # On average a width has share * width response tokens; more slots leave the packing more freedom.
+        tried += [(width, max(longest, min(round(room * share * width), width))) for room in ROOM]
     found = []
     for width, slots in tried:
         needed = len(packing.pack(rollout, range(len(length_B)), PackShape(1, width, slots)).batches)
-        rows = s.micro_rows or _rows(needed, width, s.micro_tokens, shards)
+        rows = s.micro_rows or _rows(needed, s.micro_tokens * shards // width)
         one = PackShape(-(-rows // shards) * shards, width, slots)
         found.append((padding(rollout, one), one))
         if found[-1][0] < PADDING:
@@ -75,10 +75,10 @@ def shape_of(s: Setting, rollout: Rollout, mesh) -> PackShape:
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _rows(needed: int, width: int, tokens: int, shards: int) -> int:
-    """Rows of a micro-batch of at most so many tokens a shard, so that the last micro-batch is about full."""
-    batches = -(-needed * width // (tokens * shards))
-    return max(1, -(-needed // batches))
+def _rows(needed: int, most: int) -> int:
+    """Rows of a micro-batch, of `most` at most and half as many at least, that leave the last one as full as can be."""
+    most = max(1, min(most, needed))
+    return min(range(most, most // 2, -1), key=lambda rows: -needed % rows)
 
 
 def padding(rollout: Rollout, shape: PackShape) -> float:
