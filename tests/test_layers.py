@@ -33,6 +33,7 @@ TOP = (
     "verdict",
     "report",
     "plan",
+    "bench",
     "dry_run",
     "footprint",
     "forecast",
