@@ -24,6 +24,8 @@ RULES = {
     "layers": None,
     "lora": None,  # a low rank
 }
+# Logical axis of an activation -> mesh axes; those that a caller does not name are whole.
+ACTIVATIONS = {"rows": DATA_AXES, "copies": "replica", "embed": "fsdp", "vocab": "tensor", None: None}
 
 
 def make_mesh(replica: int, fsdp: int, tensor: int) -> Mesh:
@@ -80,6 +82,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_rows(mesh: Mesh) -> NamedSharding:
     """The first axis over the data axes, the others whole."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXES))
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+    """The same array, and its gradient, spread by the logical axes of its first dimensions; the others are whole.
+
+    Without a mesh, as it is.
+    """
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*[ACTIVATIONS[a] for a in axes])))
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:
