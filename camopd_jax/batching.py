@@ -135,7 +135,7 @@ class Sampler:
         self._weights = jax.jit(weights, in_shardings=(params_at,), out_shardings=weights_at)
         self._empty = jax.jit(empty, out_shardings=state_at)
         self._prefill = jax.jit(
-            functools.partial(sampling.prefill, graph, dtype=dtype),
+            functools.partial(sampling.prefill, graph, dtype=dtype, mesh=mesh),
             in_shardings=(params_at, rows, rows),
             out_shardings=read_at,
         )

@@ -22,7 +22,7 @@ class Numerics:
     """How logits are computed, the same for sampler, scores and updates."""
 
     temperature: float
-    logit_chunk: int  # tokens whose logits exist at a time
+    logit_chunk: int  # as many logits exist at a time, on a data shard, as so many tokens have
     dtype: str  # of weights and activations in every forward pass: "float32" or "bfloat16"
     vocab: int  # ids from here on pad the embedding and have no probability
 
@@ -58,6 +58,7 @@ class Engine:
             dtype=n.dtype,
             vocab=n.vocab,
             remat=remat,
+            mesh=self.mesh,
         )
 
     def on_packed(self, function: Callable, params: Params, packed: PackedTokens, *more: jax.Array, **options) -> Any:
@@ -66,7 +67,7 @@ class Engine:
 
     def _build(self, function: Callable, more: int, options: tuple) -> Callable:
         if function is scoring.hidden:
-            pure = functools.partial(function, self.graph, dtype=self.numerics.dtype)
+            pure = functools.partial(function, self.graph, dtype=self.numerics.dtype, mesh=self.mesh)
         else:
             pure = functools.partial(self.scorer(self.numerics.temperature, "none", function), **dict(options))
         shardings = (self.params_at, *[self._rows] * (1 + more))

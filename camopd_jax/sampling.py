@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from camopd_jax import losses
 from camopd_jax.models import decoder as decoders
@@ -99,11 +100,13 @@ def draw(
     return token_N.astype(jnp.int32), picked_N - jax.nn.logsumexp(logits_NV, axis=1)
 
 
-def prefill(graph: nnx.GraphDef, params: Params, prompt_RP: jax.Array, mask_RP: jax.Array, *, dtype: str) -> Prefilled:
+def prefill(
+    graph: nnx.GraphDef, params: Params, prompt_RP: jax.Array, mask_RP: jax.Array, *, dtype: str, mesh: Mesh | None
+) -> Prefilled:
     """Read prompts, left-padded (mask_RP: True at prompt tokens), with weights and activations of `dtype`."""
     decoder = nnx.merge(graph, decoders.in_dtype(params, dtype))
     positions_RP = jnp.maximum(jnp.cumsum(mask_RP, axis=1) - 1, 0)
-    hidden_RPD, (k, v) = decoder(prompt_RP, positions_RP, mask_RP.astype(jnp.int32))
+    hidden_RPD, (k, v) = decoder(prompt_RP, positions_RP, mask_RP.astype(jnp.int32), mesh=mesh)
     k, v = k.transpose(0, 1, 3, 4, 2), v.transpose(0, 1, 3, 2, 4)
     return Prefilled(hidden_RPD[:, -1], list(zip(k, v, strict=True)), jnp.sum(mask_RP, axis=1))
 

@@ -24,6 +24,8 @@ RULES = {
     "layers": None,
     "lora": None,  # a low rank
 }
+# Logical axis of an activation -> mesh axes; those that a caller does not name are whole.
+ACTIVATIONS = {"rows": DATA_AXES, "copies": "replica", "embed": "fsdp", "vocab": "tensor", None: None}
 
 
 def make_mesh(replica: int, fsdp: int, tensor: int) -> Mesh:
@@ -90,6 +92,16 @@ def by_rows_and_heads(mesh: Mesh, heads: int) -> NamedSharding:
 def of_one_layer(at: NamedSharding) -> NamedSharding:
     """The sharding of one layer of weights that are stacked along the first axis."""
     return NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+    """The same array, and its gradient, spread by the logical axes of its first dimensions; the others are whole.
+
+    Without a mesh, as it is.
+    """
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*[ACTIVATIONS[a] for a in axes])))
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:

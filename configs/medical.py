@@ -107,7 +107,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.micro.rows = 2  # packed rows a data shard
     c.micro.width = 304  # tokens of a packed row
     c.micro.slots = 104  # response tokens of a packed row
-    c.micro.logit_chunk = 96  # tokens whose logits over the vocabulary exist at a time
+    c.micro.logit_chunk = 96  # as many logits exist at a time, on a data shard, as so many tokens have
     c.micro.remat = "full"  # what the backward pass recomputes: "none", "dots", "full"
 
     c.mesh = ConfigDict()  # devices along each axis; one may be -1: whatever is left

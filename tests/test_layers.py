@@ -15,7 +15,7 @@ MAX_LINES = 300
 LEVELS = (
     ("types",),
     ("losses", "sharding", "models", "icd10", "sources"),
-    ("sampling", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
+    ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
 )

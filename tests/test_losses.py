@@ -86,6 +86,43 @@ def test_chunked_logp_gradients_by_finite_differences():
     )
 
 
+@pytest.mark.parametrize(("parts", "chunk"), [(1, 2), (2, 2), (3, 3), (2, 100)])
+@pytest.mark.parametrize("k", [1, 3])
+def test_chunked_logp_of_several_ids_in_parts_of_a_padded_vocabulary_is_log_softmax(parts, chunk, k):
+    hidden, head, *_ = _case(vocab=12)
+    vocab, rng = 10, np.random.default_rng(1)
+    ids, cotangent = rng.integers(vocab, size=(7, k)), rng.normal(size=(7, k))
+    ids[2] = ids[2, 0]  # the same id twice counts twice
+
+    def tiled(hidden, head):
+        logp = losses.chunked_logp(hidden, head, jnp.asarray(ids), 0.7, chunk, vocab, parts)
+        return jnp.sum(cotangent * logp), logp
+
+    def full(hidden, head):
+        logp = jnp.take_along_axis(jax.nn.log_softmax(hidden @ head[:vocab].T / 0.7), ids, axis=1)
+        return jnp.sum(cotangent * logp), logp
+
+    (_, logp), gradients = jax.value_and_grad(tiled, argnums=(0, 1), has_aux=True)(hidden, head)
+    (_, expected), expected_gradients = jax.value_and_grad(full, argnums=(0, 1), has_aux=True)(hidden, head)
+    np.testing.assert_allclose(logp, expected, rtol=1e-5, atol=1e-6)
+    for got, want in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=3e-6)
+
+
+def test_chunked_logp_in_bfloat16_has_gradients_as_near_as_bfloat16_gets():
+    hidden, head, labels, cotangent = _case()
+    narrow = [x.astype(jnp.bfloat16) for x in (hidden, head)]
+
+    def total(hidden, head):
+        return jnp.sum(cotangent * losses.chunked_logp(hidden, head, labels, 0.7, 3))
+
+    got = jax.grad(total, argnums=(0, 1))(*narrow)
+    expected = jax.grad(total, argnums=(0, 1))(*(x.astype(jnp.float32) for x in narrow))
+    for g, e in zip(got, expected, strict=True):
+        assert g.dtype == jnp.bfloat16
+        np.testing.assert_allclose(g.astype(jnp.float32), e, rtol=0.01, atol=0.01)
+
+
 def test_chunked_logp_by_hand():
     # Logits 0 and log 3: probabilities 1/4 and 3/4. At temperature 1/2 the logits are 0 and log 9: 1/10 and 9/10.
     hidden, head = jnp.ones((2, 1)), jnp.array([[0.0], [np.log(3.0)]])

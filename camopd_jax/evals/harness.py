@@ -90,8 +90,9 @@ class JaxLM(TemplateLM):
         self.thinking, self.think_end, self.seed = thinking, think_end, seed
         self.think_id = engine.tokenizer.get_vocab().get(think_end)
         rows, n = sharding.by_rows(engine.mesh), engine.numerics
+        scores = functools.partial(likelihood.token_scores, engine.graph, chunk=n.logit_chunk, mesh=engine.mesh)
         self._scores = jax.jit(
-            functools.partial(likelihood.token_scores, engine.graph, chunk=n.logit_chunk, dtype=n.dtype, vocab=n.vocab),
+            functools.partial(scores, dtype=n.dtype, vocab=n.vocab),
             in_shardings=(engine.params_at, rows),
             out_shardings=rows,
         )

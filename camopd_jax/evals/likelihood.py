@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from camopd_jax import losses, sharding
 from camopd_jax.engine import Engine, Numerics
@@ -25,14 +26,15 @@ def engine_of(model: Model, mesh, dtype: str, logit_chunk: int) -> Engine:
 
 
 def token_scores(
-    graph: nnx.GraphDef, params: Params, packed: PackedTokens, *, chunk: int, dtype: str, vocab: int
-) -> tuple[jax.Array, jax.Array]:
+    graph: nnx.GraphDef, params: Params, packed: PackedTokens, *, chunk: int, dtype: str, vocab: int,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """log p(label | what is before it) of the slots [R, S], nats, and whether the label is the most likely token.
 
     Logits of about `chunk` tokens exist at a time; ids from `vocab` on have no probability.
     """
     decoder = nnx.merge(graph, decoders.in_dtype(params, dtype))
-    hidden_RSD, head_VD = decoders.packed_hidden(decoder, packed), decoder.head_VD()
+    hidden_RSD, head_VD = decoders.packed_hidden(decoder, packed, mesh=mesh), decoder.head_VD()
 
     def of_slot(x):
         hidden_RD, label_R = x

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from camopd_jax import sharding
 from camopd_jax.models.attention import attend, attend_one
 from camopd_jax.models.rope import RopeScaling, rotate, rotation
 from camopd_jax.types import PackedTokens, Params
@@ -192,21 +194,26 @@ class Decoder(nnx.Module):
         cfg = self.cfg
         return rotation(positions_BL, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
 
-    def __call__(self, tokens_BL, positions_BL, segments_BL, remat="none"):
+    def __call__(self, tokens_BL, positions_BL, segments_BL, remat="none", mesh: Mesh | None = None):
         """Hidden states [B, L, D] of whole sequences, each token seeing the earlier ones of its segment (0: padding).
 
         Also each layer's keys and values, stacked [layers, B, L, heads, head_dim]. Hidden states are of the
-        parameters' dtype (float32 or bfloat16).
+        parameters' dtype (float32 or bfloat16). On a mesh every row stays on its data shard, and a layer's weights come
+        to the rows while the layer is computed; left alone, XLA moves the rows.
         """
         graph, stacked = nnx.split(self.layers)
         turn = self.turn(positions_BL)
 
         def layer(x, params):
-            return nnx.merge(graph, params)(x, turn, segments_BL)
+            x, kv = nnx.merge(graph, params)(x, turn, segments_BL)
+            return sharding.constrain(x, mesh, "rows"), kv
 
         if REMAT[remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT[remat])
-        x_BLD, kv = jax.lax.scan(layer, self.embed[...][tokens_BL], stacked)
+        # Every device looks up its own columns for the rows of its neighbours too; then each gets its rows whole.
+        x_BLD = sharding.constrain(self.embed[...][tokens_BL], mesh, "copies", None, "embed")
+        x_BLD = sharding.constrain(x_BLD, mesh, "rows")
+        x_BLD, kv = jax.lax.scan(layer, x_BLD, stacked)
         return rms_norm(x_BLD, self.norm[...], self.cfg.norm_eps), kv
 
     def decode(self, layers: Sequence[Block], token_B, position_B, visible_BC, cache, column):
@@ -260,9 +267,9 @@ def random_params(cfg: DecoderConfig, seed: int) -> Params:
     return nnx.to_pure_dict(nnx.state(Decoder(cfg, nnx.Rngs(seed))))
 
 
-def packed_hidden(decoder: Decoder, packed: PackedTokens, remat: str = "none") -> jax.Array:
+def packed_hidden(decoder: Decoder, packed: PackedTokens, remat: str = "none", mesh: Mesh | None = None) -> jax.Array:
     """Hidden states [R, S, D] that predict the slots' tokens."""
-    hidden_RWD, _ = decoder(packed.tokens_RW, packed.positions_RW, packed.segments_RW, remat)
+    hidden_RWD, _ = decoder(packed.tokens_RW, packed.positions_RW, packed.segments_RW, remat, mesh)
     return jnp.take_along_axis(hidden_RWD, packed.source_RS[:, :, None], axis=1)
 
 

@@ -72,7 +72,7 @@ def score_and_gradient(length):
 def prefill(length):
     graph, shapes = decoder.split(TINY)
     ids, mask = (jax.ShapeDtypeStruct((1, length), kind) for kind in (jnp.int32, bool))
-    return jax.jit(partial(sampling.prefill, graph, dtype="float32")).lower(shapes, ids, mask)
+    return jax.jit(partial(sampling.prefill, graph, dtype="float32", mesh=None)).lower(shapes, ids, mask)
 
 
 def growth(lower):
