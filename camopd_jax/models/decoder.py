@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from camopd_jax import sharding
 from camopd_jax.models.attention import attend, attend_one
+from camopd_jax.models.product import product
 from camopd_jax.models.rope import RopeScaling, rotate, rotation
 from camopd_jax.types import PackedTokens, Params
 
@@ -92,13 +93,6 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return x32.astype(x.dtype) * scale.astype(x.dtype)
-
-
-def product(x_BLI: jax.Array, w_OI: jax.Array) -> jax.Array:
-    """x W^T [B, L, O]. One token a row is multiplied from the right, W x^T, which XLA does a tenth faster on CPU."""
-    if x_BLI.shape[1] == 1:
-        return (w_OI @ x_BLI[:, 0].T).T[:, None]
-    return x_BLI @ w_OI.T
 
 
 class Block(nnx.Module):

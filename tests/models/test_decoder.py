@@ -12,6 +12,7 @@ from flax import nnx
 from camopd_jax import sharding
 from camopd_jax.models import decoder
 from camopd_jax.models.decoder import Lora
+from camopd_jax.models.product import product
 from camopd_jax.models.tiny import CONFIG as TINY
 
 # head_dim 12 makes every axis of the parameters another size.
@@ -204,3 +205,18 @@ def test_every_parameter_has_logical_axes_of_its_own_shape(cfg):
         assert set(axes) <= set(sharding.RULES)
         expected = (cfg.layers, cfg.head_dim) if parameter in ("q_norm", "k_norm") else tuple(sizes[a] for a in axes)
         assert leaf.shape == expected, parameter
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_product_and_its_gradient_are_those_of_plain_matrices(columns, dtype):
+    rng = np.random.default_rng(1)
+    x, w, dy = (jnp.asarray(rng.normal(size=s), dtype) for s in ((2, columns, 5), (4, 5), (2, columns, 4)))
+    y, back = jax.vjp(product, x, w)
+    dx, dw = back(dy)
+    x64, w64, dy64 = (np.asarray(a, np.float64) for a in (x, w, dy))
+    expected = x64 @ w64.T, dy64 @ w64, np.einsum("blo,bli->oi", dy64, x64)
+    for found, plain in zip((y, dx, dw), expected, strict=True):
+        assert found.dtype == dtype and found.shape == plain.shape
+        tolerance = 1e-5 if dtype == "float32" else 0.02
+        np.testing.assert_allclose(np.asarray(found, np.float64), plain, rtol=tolerance, atol=tolerance)
