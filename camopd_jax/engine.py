@@ -62,6 +62,7 @@ class Engine:
 
     def on_packed(self, function: Callable, params: Params, packed: PackedTokens, *more: jax.Array, **options) -> Any:
         """What a function of `scoring` gives at the temperature of the run, on the devices; compiled once."""
+        packed, more = sharding.spread((packed, more), self._rows)
         return self._compiled(function, len(more), tuple(options.items()))(params, packed, *more)
 
     def _build(self, function: Callable, more: int, options: tuple) -> Callable:
@@ -113,15 +114,17 @@ class Engine:
         shards = sharding.data_shards(self.mesh)
         rounds = -(-len(prompts) // batch)
         batch = -(-len(prompts) // (rounds * shards)) * shards
+        key = jax.random.wrap_key_data(sharding.fetch(jax.random.key_data(key)))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts)))
+        keys_B2 = np.asarray(jax.random.key_data(keys))
         parts = []
         for start in range(0, len(prompts), batch):
             rows = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
             tokens, mask = data.left_pad([prompts[i] for i in rows], width, self.tokenizer.pad_token_id)
-            row_keys = jax.device_put(keys[rows], self._rows)
-            out = self._sampler(max_new_tokens, temperature)(params, tokens, mask, row_keys)
+            placed = sharding.spread((tokens, mask, keys_B2[rows]), self._rows)
+            out = self._sampler(max_new_tokens, temperature)(params, *placed[:2], jax.random.wrap_key_data(placed[2]))
             real = min(batch, len(prompts) - start)
-            response, response_mask, logp = (np.asarray(x)[:real] for x in out)
+            response, response_mask, logp = (x[:real] for x in sharding.fetch(out))
             parts.append((np.concatenate([tokens[:real], response], axis=1), mask[:real], response_mask, logp))
         return Rollout(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
@@ -138,7 +141,7 @@ class Engine:
         packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape)
         pending = [jax.tree.leaves(self.on_packed(function, params, batch)) for batch in packed.batches]
         shape = rollout.response_mask_BT.shape
-        return [packed.scatter(np.stack([np.asarray(x) for x in one]), shape) for one in zip(*pending, strict=True)]
+        return [packed.scatter(np.stack(sharding.fetch(one)), shape) for one in zip(*pending, strict=True)]
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, without special tokens."""
