@@ -99,6 +99,20 @@ def writer() -> bool:
     return jax.process_index() == 0
 
 
+LOST = re.compile("gloo|connection|peer|unavailable|deadline|heartbeat|coordination|barrier", re.IGNORECASE)
+
+
+def explained(error: Exception) -> Exception:
+    """An error of JAX; where it reads as if another process were gone, with that in front and how to go on."""
+    if not jax.distributed.is_initialized() or not LOST.search(str(error)):
+        return error
+    reason = " ".join(str(error).split())[:200]
+    return RuntimeError(
+        "another process of this run has ended or cannot be reached, and what it said tells why; start all of them "
+        f"again with the same command, and the run goes on from its last checkpoint ({reason})"
+    )
+
+
 def leave(error: BaseException, code: int, show: bool) -> None:
     """End this process at once, if it is one of several and they do not know of its error; `show` its traceback first.
 
