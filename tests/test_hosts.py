@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_train import TIMING, wait_for
+from test_train import TIMING
 
 from camopd_jax import hosts
+from camopd_jax.models import tiny
 
 ROOT = Path(__file__).parent.parent
 BLANK = 7  # lines of the file of prompts, counted from 0
 SHORT = (
     "--config.mesh.replica=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
-    "--config.steps=6", "--config.specialise.steps=2", "--config.checkpoint.every=2", "--config.eval.every=3",
+    "--config.steps=4", "--config.optim.learning_rate=3e-4", "--config.specialise.steps=2", "--config.checkpoint.every=2", "--config.eval.every=3",
     "--config.diagnostics.every=0", "--config.eval.interpolation=()", "--config.eval.instructions=8",
     "--config.eval.general_prompts=4", "--config.eval.domain_prompts=4", "--config.eval.prompts=4",
     "--config.eval.max_new_tokens=8", "--config.eval.max_instruction_tokens=8",
@@ -53,6 +54,13 @@ class Run:
 
     def codes(self) -> list[int]:
         return [process.wait(timeout=1200) for process in self.processes]
+
+    def wait_for(self, step: int) -> None:
+        """Return once the metrics hold a step."""
+        file, running = self.workdir / "metrics.jsonl", self.processes
+        while not (file.exists() and f'"step": {step},' in file.read_text()):
+            assert all(process.poll() is None for process in running), self.output()
+            time.sleep(0.02)
 
     def output(self, process: int = 0) -> str:
         return self.logs[process].read_text()
@@ -101,17 +109,27 @@ def test_the_rows_of_two_hosts_are_disjoint_and_together_complete(home, one, two
 
 def test_two_processes_do_what_one_does(one, two):
     expected, got = one.rows("metrics.jsonl"), two.rows("metrics.jsonl")
-    assert [r["step"] for r in got] == [r["step"] for r in expected] == list(range(1, 7))
+    assert [r["step"] for r in got] == [r["step"] for r in expected] == list(range(1, 5))
+    assert_losses(expected, got)
     for a, b in zip(expected, got, strict=True):
-        assert abs(a["loss"]) > 1e-3
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6), a["step"]
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5)
         assert (b["selected"], b["response_tokens"]) == (a["selected"], a["response_tokens"])
     for a, b in zip(one.rows("eval.jsonl"), two.rows("eval.jsonl"), strict=True):
         assert b == a | {"value": pytest.approx(a["value"], rel=1e-4), "stderr": pytest.approx(a["stderr"], rel=1e-4)}
-    assert_weights(one.workdir, two.workdir, 1e-6)
+    assert_weights(one.workdir, two.workdir, 1e-5)
+    expected, got = (next(run.workdir.glob("specialise/*")).name for run in (one, two))
+    assert got == expected
+    assert_losses(*(run.rows(f"specialise/{got}/metrics.jsonl") for run in (one, two)))
     records = [json.loads((run.workdir / "config.json").read_text()) for run in (one, two)]
     assert records[0]["data"] == records[1]["data"]
+
+
+def assert_losses(expected: list[dict], got: list[dict]) -> None:
+    """Equal to 1e-6 of the loss, or of the mean size of its terms, gap times log-probability, which cancel in part."""
+    for a, b in zip(expected, got, strict=True):
+        terms = a.get("gap_abs", 0.0) * np.log(tiny.CONFIG.vocab_size)
+        assert abs(a["loss"]) > 1e-4
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-6 * max(abs(a["loss"]), terms)), a["step"]
 
 
 def assert_weights(a: Path, b: Path, tolerance: float) -> None:
@@ -121,9 +139,8 @@ def assert_weights(a: Path, b: Path, tolerance: float) -> None:
 
 
 def test_one_process_alone_writes_and_speaks(home, two):
-    said = [line for line in two.output(1).splitlines() if line and not line.startswith("[Gloo]")]
-    assert not said
-    assert "Done in" in two.output(0)
+    for words in ("medical:tiny", "recover 1/4", "evaluating:", "Done in"):
+        assert words in two.output(0) and words not in two.output(1)
     assert (home / "cache-0" / "evaluations").is_dir() and not (home / "cache-1" / "evaluations").exists()
     assert len(list((home / "cache-1" / "specialised").iterdir())) == 1  # each host reads the teacher from its own disk
 
@@ -137,7 +154,7 @@ def assert_same(run: Run, expected: Run) -> None:
 
 def test_sigterm_to_one_of_them_saves_one_step_on_both_and_one_or_two_go_on(home, arguments, two):
     run = Run(home, "stopped", 2, *arguments, cache="cache-{}")
-    wait_for(run.workdir, 3)
+    run.wait_for(2)
     run.processes[1].send_signal(signal.SIGTERM)
     assert run.codes() == [143, 143], run.output() + run.output(1)
     step = int(re.search(r"stopped by SIGTERM at step (\d+); the state is saved", run.output()).group(1))
@@ -147,15 +164,14 @@ def test_sigterm_to_one_of_them_saves_one_step_on_both_and_one_or_two_go_on(home
     assert f"going on from the checkpoint at step {step}" in again.output()
     assert_same(again, two)
     alone = Run(home, "alone-again", 1, *arguments, workdir="alone", cache="cache-0").done()
-    for a, b in zip(two.rows("metrics.jsonl"), alone.rows("metrics.jsonl"), strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)
-    assert_weights(two.workdir, alone.workdir, 1e-6)
+    assert_losses(two.rows("metrics.jsonl"), alone.rows("metrics.jsonl"))
+    assert_weights(two.workdir, alone.workdir, 1e-5)
 
 
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_host_that_dies_ends_the_other_with_a_message_and_the_checkpoint_is_whole(home, arguments, two, victim):
     run = Run(home, f"killed-{victim}", 2, *arguments, cache="cache-{}")
-    wait_for(run.workdir, 3)
+    run.wait_for(3)
     run.processes[victim].kill()
     clock = time.monotonic()
     code = run.codes()[1 - victim]

@@ -22,7 +22,7 @@ def state_of(params, key):
 
 
 def run(workdir, signal_in=None):
-    """Steps that each halve one weight; a signal comes in one of them, or in one evaluation. Gives what was measured."""
+    """Steps that each halve one weight; a signal comes in one of them or in an evaluation. Gives what was measured."""
     measured = []
 
     def at(place):
