@@ -23,9 +23,10 @@ ROOT = Path(__file__).parent.parent
 BLANK = 7  # lines of the file of prompts, counted from 0
 SHORT = (
     "--config.mesh.replica=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
-    "--config.steps=4", "--config.optim.learning_rate=3e-4", "--config.specialise.steps=2", "--config.checkpoint.every=2", "--config.eval.every=3",
+    "--config.steps=4", "--config.optim.learning_rate=3e-4", "--config.specialise.steps=2",
+    "--config.checkpoint.every=2", "--config.eval.every=3", "--config.eval.prompts=4",
     "--config.diagnostics.every=0", "--config.eval.interpolation=()", "--config.eval.instructions=8",
-    "--config.eval.general_prompts=4", "--config.eval.domain_prompts=4", "--config.eval.prompts=4",
+    "--config.eval.general_prompts=4", "--config.eval.domain_prompts=4",
     "--config.eval.max_new_tokens=8", "--config.eval.max_instruction_tokens=8",
 )  # fmt: skip
 
