@@ -47,9 +47,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
-    if hosts.writer():
-        workdir.mkdir(parents=True, exist_ok=True)
-        metrics.write_config(workdir, config, models, data)
+    with hosts.together():
+        if hosts.writer():
+            workdir.mkdir(parents=True, exist_ok=True)
+            metrics.write_config(workdir, config, models, data)
+        hosts.gather(None)
+        if not (workdir / "config.json").is_file():
+            raise ValueError(f"--workdir={workdir}: not all hosts see what is written there; allowed is a shared disk")
 
     student = Student(read.engine, read.base)
     teachers = {n: student.given(m, read.models["general"], config.seed) for n, m in read.models.items()}

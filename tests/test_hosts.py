@@ -49,7 +49,7 @@ class Run:
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}",
             }
             command = [sys.executable, "tests/one_host.py", "--config=configs/medical.py:tiny", *SHORT, *arguments]
-            command += [f"--workdir={self.workdir}", *(flags if processes > 1 else [])]
+            command += [f"--workdir={str(self.workdir).format(i)}", *(flags if processes > 1 else [])]
             with log.open("w") as out:
                 self.processes.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out))
 
@@ -196,6 +196,7 @@ def test_a_mistake_that_one_host_meets_ends_both_with_its_line(home):
     for name, extra, cache, says in (
         ("bad-row", (source,), "cache-{}", "bad.jsonl:6: prompt is a number"),
         ("bad-cache", (), "cache-that-is-a-file-{}", "CAMOPD_CACHE: the cache"),
+        ("own-disk-{}", (), "cache-{}", "not all hosts see what is written there"),
     ):
         run = Run(home, name, 2, *extra, cache=cache)
         assert run.codes() == [2, 2]
