@@ -126,11 +126,15 @@ def test_two_processes_do_what_one_does(one, two):
 
 
 def assert_losses(expected: list[dict], got: list[dict]) -> None:
-    """Equal to 1e-6 of the loss, or of the mean size of its terms, gap times log-probability, which cancel in part."""
+    """Equal to 1e-6 of themselves; where student and teacher are still nearly one, of the log-probabilities.
+
+    The loss is made of the difference of the two, which then is as small as the rounding of each.
+    """
     for a, b in zip(expected, got, strict=True):
-        terms = a.get("gap_abs", 0.0) * np.log(tiny.CONFIG.vocab_size)
-        assert abs(a["loss"]) > 1e-4
-        assert b["loss"] == pytest.approx(a["loss"], abs=1e-6 * max(abs(a["loss"]), terms)), a["step"]
+        near = a["branch"] == "domain"
+        assert abs(a["loss"]) > (1e-3 if near else 0.1)
+        tolerance = 1e-6 * (np.log(tiny.CONFIG.vocab_size) if near else abs(a["loss"]))
+        assert b["loss"] == pytest.approx(a["loss"], rel=0, abs=tolerance), a["step"]
 
 
 def assert_weights(a: Path, b: Path, tolerance: float) -> None:
