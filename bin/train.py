@@ -25,6 +25,16 @@ def main(argv: list[str]) -> int:
         "devices", None, "What --dry_run plans for, such as v5p-16, v5e-4 or h100-8 (default: this machine).",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where several processes make one run; see the README.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer("processes", None, "How many processes make the run.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_bool(
+        "distributed", False, "Several processes make the run, as the cluster says (TPU slice, Slurm, MPI).",
+        flag_values=values,
+    )  # fmt: skip
 
     def run(rest: list[str]) -> None:
         if rest:
@@ -39,8 +49,9 @@ def main(argv: list[str]) -> int:
             return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 
-        from camopd_jax import recover  # slow: not before the arguments are known to be right
+        from camopd_jax import hosts, recover  # slow: not before the arguments are known to be right
 
+        hosts.start(values.coordinator, values.processes, values.process, values.distributed)
         try:
             recover.run(config, workdir)
         except FloatingPointError as error:

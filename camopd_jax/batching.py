@@ -7,6 +7,7 @@ themselves. Prompts are read ahead, a few at a time, and equal neighbours in the
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -134,6 +135,7 @@ class Sampler:
 
         self._weights = jax.jit(weights, in_shardings=(params_at,), out_shardings=weights_at)
         self._empty = jax.jit(empty, out_shardings=state_at)
+        self._rows = rows
         self._prefill = jax.jit(
             functools.partial(sampling.prefill, graph, dtype=dtype, mesh=mesh),
             in_shardings=(params_at, rows, rows),
@@ -169,10 +171,10 @@ class Sampler:
         while queue.waiting or (queue.owner >= 0).any():
             while True:
                 if (ahead := queue.to_read()) is not None:
-                    read = self._prefill(params, *data.left_pad(ahead, shape.width, self._pad))
+                    read = self._prefill(params, *self._spread(data.left_pad(ahead, shape.width, self._pad)))
                 if (new := queue.to_insert(column, keys_N2, limits_N)) is None:
                     break
-                state = self._insert(weights, state, read, new)
+                state = self._insert(weights, state, read, self._spread(new))
             oldest = int(queue.start[queue.owner >= 0].min())
             if column >= oldest + sizes[0]:
                 sizes = sizes[1:]
@@ -187,6 +189,9 @@ class Sampler:
                 response_BT[n, drawn], mask_BT[n, drawn] = response[row, drawn], True
                 logp_BT[n, drawn] = logp[row, drawn]
         return Rollout(np.concatenate([tokens_BP, response_BT], axis=1), prompt_mask_BP, mask_BT, logp_BT)
+
+    def _spread(self, tree: Any) -> Any:
+        return sharding.spread(tree, self._rows)
 
     def _compile(self, weights: Params, state: Decoding) -> None:
         """Compile for all sizes of the cache now: in mid-run, where a longer response comes, nothing may compile."""

@@ -7,6 +7,7 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from camopd_jax import hosts
 from camopd_jax.data import Loaded, Prompt
 
 THINKING = {"template": {}, "on": {"enable_thinking": True}, "off": {"enable_thinking": False}}
@@ -91,7 +92,7 @@ class Encoded:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerFast, loaded: Loaded, chat: Chat, *, limit: int, long_prompts: str
 ) -> Encoded:
-    """Prompts in the tokenizer's chat template, none longer than `limit` tokens.
+    """Prompts in the tokenizer's chat template, none longer than `limit` tokens; each process makes its share of them.
 
     Of a prompt that is longer, "cut" takes tokens from the end of its longest message, "drop" leaves it out.
 
@@ -101,19 +102,31 @@ def encode_prompts(
     """
     if long_prompts not in LONG_PROMPTS:
         raise ValueError(f"rollout.long_prompts = {long_prompts!r}: allowed are {', '.join(LONG_PROMPTS)}")
-    rendered = [chat.render(tokenizer, prompt) for prompt in loaded.prompts]
-    prompts, tokens, dropped, cut = [], [], 0, 0
-    for prompt, ids in zip(loaded.prompts, _tokenize(tokenizer, rendered), strict=True):
-        if len(ids) > limit:
-            if long_prompts == "error":
+
+    def items(which: slice) -> Iterator[hosts.Item]:
+        mine = loaded.prompts[which]
+        rendered = [chat.render(tokenizer, prompt) for prompt in mine]
+        for prompt, ids in zip(mine, _tokenize(tokenizer, rendered), strict=True):
+            if len(ids) <= limit:
+                yield "whole", ids
+            elif long_prompts == "error":
                 raise ValueError(
                     f"prompt {prompt.id} has {len(ids)} tokens, rollout.max_prompt_tokens allows {limit}; "
                     "rollout.long_prompts = 'drop' or 'cut' goes on without it or its end"
                 )
-            if long_prompts == "drop":
-                dropped += 1
-                continue
-            prompt, ids = _cut(tokenizer, prompt, chat, len(ids), limit)
+            elif long_prompts == "drop":
+                yield "dropped", hosts.EMPTY
+            else:
+                shortened, ids = _cut(tokenizer, prompt, chat, len(ids), limit)
+                yield shortened.messages, ids
+
+    prompts, tokens, dropped, cut = [], [], 0, 0
+    for prompt, (what, ids) in zip(loaded.prompts, hosts.shared(lambda which: list(items(which))), strict=True):
+        if what == "dropped":
+            dropped += 1
+            continue
+        if what != "whole":
+            prompt = replace(prompt, messages=what)
             cut += 1
         prompts.append(prompt)
         tokens.append(ids)
@@ -130,8 +143,12 @@ def encode_prompts(
 
 
 def encode_answers(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], end_id: int) -> list[np.ndarray]:
-    """Token ids of each reference response, the end-of-turn token `end_id` included."""
-    return [np.append(ids, np.int32(end_id)) for ids in _tokenize(tokenizer, [p.answer for p in prompts])]
+    """Token ids of each reference response, the end-of-turn token `end_id` included; each process makes its share."""
+
+    def items(which: slice) -> list[hosts.Item]:
+        return [(None, ids) for ids in _tokenize(tokenizer, [p.answer for p in prompts[which]])]
+
+    return [np.append(ids, np.int32(end_id)) for _, ids in hosts.shared(items)]
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Iterator[np.ndarray]:

@@ -51,10 +51,11 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
         return _fail(error, 2, debug)
     except FloatingPointError as error:
         return _fail(error, 1, debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _leave(error, 128 + signal.SIGINT)
         return 128 + signal.SIGINT
     except Exception as error:
-        from camopd_jax import loop  # slow to import, and wanted by now
+        from camopd_jax import hosts, loop  # slow to import, and wanted by now
 
         if isinstance(error, loop.Interrupted):
             print(f"{error}. The same command goes on from there.", flush=True)
@@ -62,8 +63,9 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
         if "Unable to initialize backend" in str(error):  # a plain RuntimeError of JAX
             return _fail(error, 2, debug)
         if debug or type(error).__name__ != "JaxRuntimeError":
+            _leave(error, 1, traceback=True)
             raise
-        return _fail(error, 1, debug)
+        return _fail(hosts.explained(error), 1, debug)
 
 
 def config_of(values: flags.FlagValues) -> ConfigDict:
@@ -82,9 +84,19 @@ def config_of(values: flags.FlagValues) -> ConfigDict:
 
 def _fail(error: Exception, code: int, debug: bool, where: str = "") -> int:
     if debug:
+        _leave(error, code, traceback=True)
         raise error
     print(f"error: {where}{one_line(error)}", file=sys.stderr)
+    _leave(error, code)
     return code
+
+
+def _leave(error: BaseException, code: int, traceback: bool = False) -> None:
+    """End at once, where other processes of the run would not come to an end with this one."""
+    if "jax" in sys.modules:
+        from camopd_jax import hosts  # slow, but where nothing has used JAX there is nothing to end
+
+        hosts.leave(error, code, traceback)
 
 
 def one_line(error: Exception) -> str:

@@ -63,6 +63,7 @@ class Engine:
 
     def on_packed(self, function: Callable, params: Params, packed: PackedTokens, *more: jax.Array, **options) -> Any:
         """What a function of `scoring` gives at the temperature of the run, on the devices; compiled once."""
+        packed, more = sharding.spread((packed, more), self._rows)
         return self._compiled(function, len(more), tuple(options.items()))(params, packed, *more)
 
     def _build(self, function: Callable, more: int, options: tuple) -> Callable:
@@ -105,6 +106,7 @@ class Engine:
         """
         shards = sharding.data_shards(self.mesh)
         rows = -(-min(batch, len(prompts)) // shards) * shards
+        key = jax.random.wrap_key_data(sharding.fetch(jax.random.key_data(key)))
         keys = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts))))
         sampler = self._sampler(batching.Shape(rows, width, max_new_tokens, temperature))
         limits = [max_new_tokens] * len(prompts) if limits is None else limits
@@ -123,7 +125,7 @@ class Engine:
         packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape)
         pending = [jax.tree.leaves(self.on_packed(function, params, batch)) for batch in packed.batches]
         shape = rollout.response_mask_BT.shape
-        return [packed.scatter(np.stack([np.asarray(x) for x in one]), shape) for one in zip(*pending, strict=True)]
+        return [packed.scatter(np.stack(sharding.fetch(one)), shape) for one in zip(*pending, strict=True)]
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, without special tokens."""

@@ -1,11 +1,12 @@
 """What a recovery run is made of, read and checked before anything is computed: models, mesh, prompts, evaluation."""
 
+import functools
 from dataclasses import dataclass, replace
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from camopd_jax import preflight, prompts, sharding
+from camopd_jax import hosts, preflight, prompts, sharding
 from camopd_jax.camopd.system import Branch
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.evals import suite
@@ -66,7 +67,7 @@ def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
       ValueError: if a model cannot be read, the mesh does not fit, or the models do not share their tokens.
     """
     mesh, sources = _mesh(config), _sources(config)
-    opened = {source: load.load(source) for source in dict.fromkeys(sources.values())}
+    opened = {s: hosts.in_turn(functools.partial(load.load, s)) for s in dict.fromkeys(sources.values())}
     models = {name: opened[source] for name, source in sources.items()}
     for name, model in models.items():
         check_architecture(config, mesh, name, model.source, model.cfg)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from camopd_jax import metrics
+from camopd_jax import hosts, metrics, sharding
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.step import Steps
 from camopd_jax.types import Experience, Params, System, TrainState
@@ -33,6 +33,10 @@ class Plan:
     evaluate_every: int  # steps; 0: never
     checkpoint_every: int  # steps
     diagnose_every: int = 0  # steps; 0: never
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether what comes every so many steps comes after this one; the last step has everything."""
+        return every > 0 and (step % every == 0 or step == self.steps)
 
 
 @contextmanager
@@ -70,20 +74,21 @@ def run(
       FloatingPointError: if a loss or gradient is not finite, before it touches the parameters.
     """
     done = checkpoints.latest()
-    fresh = done is None
-    if fresh:
-        state, done = steps.init(start(), key), 0
+    if done is None:
+        state, done, kept = steps.init(start(), key), 0, -1
     else:
-        state = checkpoints.restore(steps.abstract)
+        state, kept = checkpoints.restore(steps.abstract), done
         print(f"{plan.title}: going on from the checkpoint at step {done}", flush=True)
-    log = metrics.RunLog(workdir, -1 if fresh else done)
+    log = metrics.RunLog(workdir, kept) if hosts.writer() else metrics.NoLog()
     progress = metrics.Progress(plan.title, plan.steps, done)
     try:
         with _signals() as seen:
-            if plan.evaluate_every and fresh:
-                log.evaluation(system.evaluate(state.params, 0))
-            if plan.diagnose_every and fresh:
-                log.diagnosis(system.diagnose(state, 0))
+            there = [_has(workdir / f"{name}.jsonl", done) for name in ("eval", "diagnostics")]
+            evaluated, diagnosed = hosts.gather(there)[0][0]  # what the writer sees
+            if plan.due(done, plan.evaluate_every) and not evaluated:  # at the start, or left out for a signal
+                log.evaluation(system.evaluate(state.params, done))
+            if plan.due(done, plan.diagnose_every) and not diagnosed:
+                log.diagnosis(system.diagnose(state, done))
             for step in range(done, plan.steps):
                 clock, compiled = time.perf_counter(), metrics.compilations()
                 experience = system.collect(state, step)
@@ -96,23 +101,33 @@ def run(
                 log.step(row, experience.rollouts)
                 del experience  # of the step; it may hold arrays on the devices
                 progress.show(step + 1, describe(row))
-                last = step + 1 == plan.steps
-                evaluated = None
-                if plan.evaluate_every and ((step + 1) % plan.evaluate_every == 0 or last):
-                    rows = system.evaluate(state.params, step + 1)
-                    log.evaluation(rows)
-                    evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
-                if plan.diagnose_every and ((step + 1) % plan.diagnose_every == 0 or last):
-                    log.diagnosis(system.diagnose(state, step + 1))
-                if (step + 1) % plan.checkpoint_every == 0 or last or seen:
+                evaluated, signum = None, _signal(seen)
+                if not signum:  # who sent one may wait for seconds only; the run that goes on makes up for it
+                    if plan.due(step + 1, plan.evaluate_every):
+                        rows = system.evaluate(state.params, step + 1)
+                        log.evaluation(rows)
+                        evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
+                    if plan.due(step + 1, plan.diagnose_every):
+                        log.diagnosis(system.diagnose(state, step + 1))
+                    signum = _signal(seen)
+                if signum or plan.due(step + 1, plan.checkpoint_every):
                     checkpoints.save(state, step + 1, evaluated)
-                if seen:
-                    raise Interrupted(seen[0], step + 1)
+                if signum:
+                    raise Interrupted(signum, step + 1)
     finally:
         progress.close()
         log.close()
         checkpoints.wait()
     return state
+
+
+def _signal(seen: list[int]) -> int:
+    """The signal that came to this process or to another one; 0: none."""
+    return hosts.agreed(seen[0] if seen else 0)
+
+
+def _has(path: Path, step: int) -> bool:
+    return any(row["step"] == step for row in metrics.read_jsonl(path))
 
 
 def update(steps: Steps, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, dict]:
@@ -123,7 +138,7 @@ def update(steps: Steps, state: TrainState, experience: Experience, step: int) -
     grads, sums = steps.zeros(), []
     for place, micro in enumerate(experience.updates):
         micro = experience.complete(place) if experience.complete else micro
-        grads, new = steps.micro(state.params, grads, micro, steps.frozen)
+        grads, new = steps.micro(state.params, grads, sharding.spread(micro, steps.rows), steps.frozen)
         sums.append(new)
     figures = {k: float(v) for k, v in jax.device_get(steps.measure(state, grads)).items()}
     sums = jax.device_get(sums)

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from camopd_jax import hosts
+
 
 def read_jsonl(path: Path) -> list[dict]:
     """The whole lines of a file; a last line that was cut short by a kill is left out."""
@@ -48,16 +50,31 @@ class Jsonl:
         write_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= after_step])
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, row: dict) -> None:
-        self._file.write(json.dumps(row) + "\n")
+    def write(self, *rows: dict) -> None:
+        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
+class NoLog:
+    """What a process keeps of a run that does not write."""
+
+    def step(self, row: dict, rollouts: list[dict]) -> None:
+        pass
+
+    def evaluation(self, rows: list[dict]) -> None:
+        pass
+
+    diagnosis = evaluation
+
+    def close(self) -> None:
+        pass
+
+
 class RunLog:
-    """The files of a run, and TensorBoard beside them."""
+    """The files of a run, and TensorBoard beside them; what is of a later step than the given one is dropped."""
 
     def __init__(self, workdir: Path, step: int):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -73,13 +90,13 @@ class RunLog:
         self._scalars(row["branch"], row, row["step"])
 
     def evaluation(self, rows: list[dict]) -> None:
+        self._evals.write(*rows)  # all or none: a run that goes on looks here for what is left to do
         for row in rows:
-            self._evals.write(row)
             self._board.add_scalar(f"eval/{row['task']}/{row['metric']}", row["value"], row["step"])
 
     def diagnosis(self, rows: list[dict]) -> None:
+        self._diagnostics.write(*rows)
         for row in rows:
-            self._diagnostics.write(row)
             self._scalars("diagnostics", row, row["step"])
 
     def _scalars(self, prefix: str, tree: dict, step: int) -> None:
@@ -116,7 +133,8 @@ class Progress:
 
     def __init__(self, title: str, total: int, done: int):
         self._title, self._total, self._first, self._start = title, total, done, time.monotonic()
-        self._bar = tqdm(total=total, initial=done, desc=title, unit="step") if sys.stderr.isatty() else None
+        shown = sys.stderr.isatty() and hosts.writer()
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="step") if shown else None
 
     def show(self, step: int, figures: str) -> None:
         if self._bar is not None:

@@ -200,9 +200,3 @@ def check_devices(config: ConfigDict, shards: int) -> None:
             f"config.rollout.batch_size = {batch}: {'its parts, ' + parts + ', are' if len(turns) > 1 else 'it is'} "
             f"spread over {shards} devices (mesh.replica x mesh.fsdp); allowed is a multiple of {shards} for each"
         )
-
-
-def check_processes(count: int) -> None:
-    """Raise ValueError unless one process holds all devices."""
-    if count > 1:
-        raise ValueError(f"this run has {count} processes; allowed is one: several hosts are not supported yet")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from camopd_jax import (
     footprint,
+    hosts,
     inputs,
     loop,
     metrics,
@@ -40,23 +41,19 @@ BEST = "general/short_reverse_kl"
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Do the whole run, or what is left of it; the workdir then holds what docs/method.md lists."""
-    preflight.check_config(config)
-    preflight.check_processes(jax.process_count())
-    workdirs.check_workdir(config, workdir)
-    workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
-    if config.precision == "float32":
-        jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
     clock = time.monotonic()
-    print(_header(config, workdir), flush=True)
-    read = inputs.read(config)
-    models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
-    data = prompts.digests(read.branches)
-    workdirs.check_same(workdir, models, data)
+    with hosts.together():
+        read, models, data = _checked(config, workdir)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
-    workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_config(workdir, config, models, data)
+    with hosts.together():
+        if hosts.writer():
+            workdir.mkdir(parents=True, exist_ok=True)
+            metrics.write_config(workdir, config, models, data)
+        hosts.gather(None)
+        if not (workdir / "config.json").is_file():
+            raise ValueError(f"--workdir={workdir}: not all hosts see what is written there; allowed is a shared disk")
 
     student = Student(read.engine, read.base)
     teachers = {n: student.given(m, read.models["general"], config.seed) for n, m in read.models.items()}
@@ -75,11 +72,27 @@ def run(config: ConfigDict, workdir: Path) -> None:
     trained = recover(read, student, teachers, workdir)
     recovered = Policy(read.engine, lambda: student.whole(trained))
     found["recovered"] = evaluate("recovered student", recovered, None)
-    student.export(workdir / "export", trained, config.export.dtype)
-    outcome.write(read, workdir, found)
+    student.export(workdir / "export", trained, config.export.dtype, hosts.writer())
+    if hosts.writer():
+        outcome.write(read, workdir, found)
     minutes = (time.monotonic() - clock) / 60
     print(f"Done in {minutes:.1f} minutes. The recovered model: {workdir / 'export'}")
     print(f"To look at: {workdir / 'report.html'}", flush=True)
+
+
+def _checked(config: ConfigDict, workdir: Path) -> tuple[Inputs, dict[str, list[str]], dict[str, str]]:
+    """The inputs of a run, source and fingerprint of its models, and digests of its prompts; nothing is computed."""
+    preflight.check_config(config)
+    workdirs.check_workdir(config, workdir)
+    workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
+    if config.precision == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
+    print(_header(config, workdir), flush=True)
+    read = inputs.read(config)
+    models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
+    data = prompts.digests(read.branches)
+    workdirs.check_same(workdir, models, data)
+    return read, models, data
 
 
 def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
@@ -98,7 +111,7 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
     }
     home = cache_dir() / "specialised" / cached.digest(made_of)
     stage = workdir / "specialise" / home.name  # another recipe must not go on from this one's checkpoints
-    if not home.is_dir():
+    if any(hosts.absent(home)):
         steps = _steps(config, engine, student, sft.objective, make_optimizer(**optim), temperature=1.0)
         collect = sft.collector(
             read.examples.prompts, read.examples.answers, batch_size=s.batch_size, seed=s.seed, shape=engine.shape,
@@ -117,10 +130,11 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
         student.save(home, state.params)
     else:
         print(f"{read.specialised} teacher: from the cache ({home.name})", flush=True)
-    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
-    link = workdir / "specialised"
-    link.unlink(missing_ok=True)
-    link.symlink_to(home)
+    if hosts.writer():
+        shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+        link = workdir / "specialised"
+        link.unlink(missing_ok=True)
+        link.symlink_to(home)
     return student.made(home)
 
 
@@ -147,7 +161,7 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     optimizer = make_optimizer(**config.optim, decay_steps=0)
     temperature = config.rollout.temperature
     with checkpoints_of(config, workdir, read_only=False) as checkpoints:
-        if checkpoints.latest() != config.steps:
+        if checkpoints.latest() != config.steps and hosts.writer():
             (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
             system,
@@ -193,7 +207,7 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
         optimizer = make_optimizer(**config.optim, decay_steps=0)
         steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
         state = checkpoints.restore(steps.abstract, step)
-    student.export(out, state.params, dtype)
+    student.export(out, state.params, dtype, write=True)
     return kept[-1] if step is None else step
 
 

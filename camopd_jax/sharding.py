@@ -1,5 +1,6 @@
 """The mesh, and which logical axis lies on which mesh axis. No other file knows the mesh axes' names."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,6 +103,31 @@ def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
     if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*[ACTIVATIONS[a] for a in axes])))
+
+
+def spread(tree: Any, at: NamedSharding) -> Any:
+    """Put NumPy arrays that every process holds whole onto the devices; arrays that are there already stay."""
+
+    def one(x):
+        return x if isinstance(x, jax.Array) else jax.make_array_from_callback(x.shape, at, lambda index: x[index])
+
+    return tree if jax.process_count() == 1 else jax.tree.map(one, tree)  # one process's are placed by what takes them
+
+
+def fetch(tree: Any) -> Any:
+    """The arrays of a tree as NumPy arrays, also those that are spread over several processes, which all must call."""
+
+    def one(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            x = _gathered(x.sharding.mesh)(x)
+        return np.asarray(x)
+
+    return jax.tree.map(one, tree)
+
+
+@functools.cache
+def _gathered(mesh: Mesh):
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:

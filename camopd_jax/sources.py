@@ -10,11 +10,15 @@ One row is one conversation, with these fields; all others are ignored, and null
 - `checks`: programmatic checks of a response, [{"kind": ..., ...}, ...] (evals/checks.py)
 """
 
+import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from camopd_jax import hosts
 
 FORMS = "path:FILE.jsonl, path:FILE.parquet, hf:NAME[@REVISION][:CONFIG]:SPLIT"
 FIELDS = ("id", "messages", "prompt", "system", "answer", "checks")
@@ -34,42 +38,51 @@ class Record:
 
 
 def read(source: str) -> list[Record]:
-    """All rows of a path: or hf: source, checked, in order.
+    """All rows of a path: or hf: source, checked, in order; of several processes each reads its share of them.
 
     Raises:
       ValueError: one line that says where and what is wrong, and what is allowed.
     """
-    scheme, _, rest = source.partition(":")
-    if scheme == "path":
-        rows = _file(source, Path(rest).expanduser())
-    elif scheme == "hf" and (match := _HUB.fullmatch(rest)):
-        rows = _hub(source, **match.groupdict())
-    else:
-        raise ValueError(f"data source {source!r}: allowed are {FORMS}")
-    records = [_record(row, where, default_id) for where, default_id, row in rows]
+
+    def items(which: slice) -> list[hosts.Item]:
+        return [(record and dataclasses.asdict(record), hosts.EMPTY) for record in _share(source, which)]
+
+    records = [Record(**fields) for fields, _ in hosts.shared(items) if fields]
     if not records:
         raise ValueError(f"data source {source}: it has no rows; at least one conversation is needed")
     return records
 
 
-Rows = Iterator[tuple[str, str, dict]]  # where, id of a row that has none, fields
+def _share(source: str, which: slice) -> Iterator[Record | None]:
+    """Some rows of a source; None for a blank line."""
+    scheme, _, rest = source.partition(":")
+    if scheme == "path":
+        rows = _file(source, Path(rest).expanduser(), which)
+    elif scheme == "hf" and (match := _HUB.fullmatch(rest)):
+        rows = _hub(source, which, **match.groupdict())
+    else:
+        raise ValueError(f"data source {source!r}: allowed are {FORMS}")
+    return (_record(*row) if row else None for row in rows)
 
 
-def _file(source: str, path: Path) -> Rows:
+Rows = Iterator[tuple[object, str, str] | None]  # fields, where, id of a row that has none
+
+
+def _file(source: str, path: Path, which: slice) -> Rows:
     rows = {".jsonl": _jsonl, ".parquet": _parquet}.get(path.suffix.lower())
     if rows is None:
         raise ValueError(f"data source {source!r}: allowed are files that end in .jsonl or .parquet")
     if not path.is_file():
         raise ValueError(f"data source {source}: there is no such file")
-    return rows(path)
+    return rows(path, which)
 
 
-def _jsonl(path: Path) -> Rows:
+def _jsonl(path: Path, which: slice) -> Rows:
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise ValueError(f"data source path:{path}: it cannot be read ({_reason(error)})") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in list(enumerate(lines, 1))[which]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line.decode("utf-8")) if line.strip() else None
@@ -77,27 +90,28 @@ def _jsonl(path: Path) -> Rows:
             raise ValueError(f"{where}: not UTF-8 (byte {error.start} of the line); allowed is UTF-8 text") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({_reason(error)}); allowed is one object a line") from error
-        if line.strip():
-            yield where, f"{path.name}:{number}", row
+        yield (row, where, f"{path.name}:{number}") if line.strip() else None
 
 
-def _parquet(path: Path) -> Rows:
+def _parquet(path: Path, which: slice) -> Rows:
     import pyarrow  # only those who use it pay for its import
     from pyarrow import parquet
 
     try:
         table = parquet.ParquetFile(path)
         columns = _columns(f"data source path:{path}", table.schema_arrow.names)
-        number = 0
+        before = 0
         for batch in table.iter_batches(batch_size=1000, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", f"{path.name}:{number}", row
+            mine = range(table.metadata.num_rows)[which]
+            mine = [i for i in range(before, before + len(batch)) if i in mine]
+            for i, row in zip(mine, batch.take([i - before for i in mine]).to_pylist(), strict=True):
+                yield row, f"{path} row {i + 1}", f"{path.name}:{i + 1}"
+            before += len(batch)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data source path:{path}: not readable as Parquet ({_reason(error)})") from error
 
 
-def _hub(source: str, name: str, revision: str | None, config: str | None, split: str) -> Rows:
+def _hub(source: str, which: slice, name: str, revision: str | None, config: str | None, split: str) -> Rows:
     import datasets  # only those who use it pay for its import
 
     try:
@@ -110,11 +124,11 @@ def _hub(source: str, name: str, revision: str | None, config: str | None, split
             "dataset, the token in HF_TOKEN"
         ) from error
     columns = _columns(f"data source {source}", dataset.column_names)
-    number = 0
-    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
-        for row in table.to_pylist():
-            number += 1
-            yield f"{source} row {number}", f"{name}:{number}", row
+    numbers = range(len(dataset))[which]
+    tables = dataset.select(numbers).select_columns(columns).with_format("arrow").iter(batch_size=1000)
+    rows = itertools.chain.from_iterable(table.to_pylist() for table in tables)
+    for i, row in zip(numbers, rows, strict=True):
+        yield row, f"{source} row {i + 1}", f"{name}:{i + 1}"
 
 
 def _columns(where: str, names: list[str]) -> list[str]:

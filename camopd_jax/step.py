@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from camopd_jax import sharding
 from camopd_jax.models import lora
@@ -63,6 +64,7 @@ class Steps:
     skip: Callable[[TrainState], TrainState]
     abstract: TrainState  # shapes and shardings, for restoring
     frozen: Params  # the last argument of `micro`: what an adapter trains beside, {} where all parameters train
+    rows: NamedSharding  # of an update's arrays
 
 
 def build_steps(
@@ -118,6 +120,10 @@ def build_steps(
     def init(params, key):
         return TrainState(params, optimizer.tx.init(params), jnp.int32(0), key)
 
+    def init_of_bits(params, bits):  # a key that one process made is no argument of all of them, its bits are
+        return init(params, jax.random.wrap_key_data(bits))
+
+    make = jax.jit(init_of_bits, in_shardings=(params_at, None), out_shardings=state_at, donate_argnums=0)
     rows = sharding.by_rows(mesh)
     abstract = jax.tree.map(
         lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
@@ -125,7 +131,7 @@ def build_steps(
         state_at,
     )
     return Steps(
-        init=jax.jit(init, in_shardings=(params_at, None), out_shardings=state_at, donate_argnums=0),
+        init=lambda params, key: make(params, np.asarray(jax.random.key_data(key))),
         zeros=jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at),
         micro=jax.jit(
             micro,
@@ -133,11 +139,12 @@ def build_steps(
             out_shardings=(params_at, sharding.replicated(mesh)),
             donate_argnums=1,
         ),
-        measure=jax.jit(measure, in_shardings=(state_at, params_at)),
+        measure=jax.jit(measure, in_shardings=(state_at, params_at), out_shardings=sharding.replicated(mesh)),
         apply=jax.jit(apply, in_shardings=(state_at, params_at), out_shardings=state_at, donate_argnums=0),
         skip=jax.jit(lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0)
         .lower(abstract)
         .compile(),  # rarely used, and then in mid-run, where nothing may compile
         abstract=abstract,
         frozen=frozen,
+        rows=rows,
     )

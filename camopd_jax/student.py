@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from camopd_jax import hosts
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.models import export, load, lora, weights
 from camopd_jax.models.load import Model
@@ -72,19 +73,24 @@ class Student:
         return Teacher(Policy(engine, place), model.fingerprint, start, mixed)
 
     def save(self, directory: Path, trained: Params) -> None:
-        """Write what `made` reads: a model directory, or an adapter in the layout of the PEFT library."""
-        cfg = self.engine.cfg
-        if self._adapters:
-            lora.save(directory, trained, cfg.lora, self.base.source)
-        else:
-            self.export(directory, trained, MASTER)
+        """Write what `made` reads, on every host: a model directory, or an adapter in the PEFT library's layout."""
 
-    def export(self, directory: Path, trained: Params, dtype: str) -> None:
-        """Write the student as a model directory, its adapter merged into the weights."""
+        def save(write: bool) -> None:
+            if self._adapters:
+                lora.save(directory, trained, self.engine.cfg.lora, self.base.source, write)
+            else:
+                self.export(directory, trained, MASTER, write)
+
+        hosts.write(directory, save)
+
+    def export(self, directory: Path, trained: Params, dtype: str, write: bool) -> None:
+        """Write the student as a model directory, its adapter merged into the weights; all processes must call it."""
         engine, read = self.engine, weights.of_params(trained)
         if self._adapters:  # from the source, whose weights may be more precise than those on the mesh
             read = weights.merged(self.base.read, trained, engine.cfg.lora)
-        export.save_directory(directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype)
+        export.save_directory(
+            directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype, write=write
+        )
 
     def made(self, directory: Path) -> Teacher:
         """What `save` wrote, as a teacher."""

@@ -142,6 +142,7 @@ class Diagnostics:
         total, norms, of_selected = self._zeros(), [], None
         for row in (*selected, *others):  # the selected ones first, so that one sum serves both
             (update,) = make_updates(rollout, gap_BT, np.array([row]), 1, self._one(branch))
+            update = sharding.spread(update, sharding.by_rows(self._engine.mesh))
             total, squared = self._add(total, self._gradient(state.params, update, self._frozen()))
             norms.append(np.asarray(squared, np.float64))
             if len(norms) == len(selected):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax import data, losses, packing, scoring, sft, sharding
+from camopd_jax import data, losses, packing, scoring, sft
 from camopd_jax.camopd import records, select
 from camopd_jax.camopd.methods import Method, Signal, Turn, method_of
 from camopd_jax.camopd.records import Answers, Branch
@@ -131,11 +131,8 @@ def collector(
       whole: gives the student's full parameters for those that train: the same, or base and adapter.
       record: (answers, rows that train, how many at most) -> rows of rollouts.jsonl; recorded: answers of the run.
     """
-    method, rows_at = method_of(c), sharding.by_rows(engine.mesh)
-    measures = {
-        name: jax.jit(functools.partial(gap_and_demand, b.demand), in_shardings=(rows_at,) * 3, out_shardings=rows_at)
-        for name, b in branches.items()
-    }
+    method = method_of(c)
+    measures = {name: jax.jit(functools.partial(gap_and_demand, b.demand)) for name, b in branches.items()}
 
     def answer(student: Params, turn: Turn, key: jax.Array) -> tuple[Rollout, list[str]]:
         branch = branches[turn.branch]

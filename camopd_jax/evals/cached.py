@@ -1,6 +1,7 @@
 """Evaluations that are made once per machine: kept in the cache under a hash of all that shaped them."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from camopd_jax import hosts
 from camopd_jax.evals.suite import Measure
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.types import Rollout
@@ -23,14 +25,18 @@ def digest(what: Any) -> str:
 
 
 def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What the writer's cache has, on every process; if it has nothing, all compute."""
     path = cache_dir() / "evaluations" / f"{digest(key)}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    body = hosts.from_writer(path.read_bytes() if hosts.writer() and path.exists() else None)
+    if body is None:
         arrays = compute()
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.savez(file, **arrays)
-        os.replace(file.name, path)
-    with np.load(path) as stored:
+        if hosts.writer():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                np.savez(file, **arrays)
+            os.replace(file.name, path)
+        return arrays
+    with np.load(io.BytesIO(body)) as stored:
         return dict(stored)
 
 

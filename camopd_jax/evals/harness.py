@@ -178,7 +178,8 @@ class JaxLM(TemplateLM):
                 row_members = [members[inputs[i]] for i in batch]
                 labels = [[requests[m][2] for m in some] for some in row_members]
                 packed = likelihood.lay([inputs[i] for i in batch], labels, rows, width)
-                logp_RS, greedy_RS = map(np.asarray, self._scores(self.params, packed))
+                packed = sharding.spread(packed, sharding.by_rows(self.engine.mesh))
+                logp_RS, greedy_RS = sharding.fetch(self._scores(self.params, packed))
                 for row, some in enumerate(row_members):
                     at = 0
                     for m in some:

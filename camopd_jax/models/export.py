@@ -22,13 +22,18 @@ SHARD_BYTES = 4_000_000_000  # of one safetensors file; that much is held on the
 
 def save_directory(
     directory: Path, cfg: DecoderConfig, read: Read, tokenizer: PreTrainedTokenizerFast, *, stop_ids: Sequence[int],
-    dtype: str, shard_bytes: int = SHARD_BYTES,
+    dtype: str, shard_bytes: int = SHARD_BYTES, write: bool = True,
 ) -> None:  # fmt: skip
     """Write config, tokenizer with chat template, generation config and safetensors, in the place of what is there.
 
-    The directory appears whole or not at all. `dtype` is "float32" or "bfloat16"; `read` gives merged weights.
+    The directory appears whole or not at all. `dtype` is "float32" or "bfloat16"; `read` gives merged weights. Where
+    these are spread over several processes all of them must call this, and one without `write` only reads.
     """
     cfg = replace(cfg, lora=None)
+    if not write:
+        for name, layer, _ in tensors_of(cfg):
+            read(name, layer, WHOLE)
+        return
     with writing(directory) as staged:
         tokenizer.save_pretrained(staged)
         _name_tokenizer_class(staged / "tokenizer_config.json")

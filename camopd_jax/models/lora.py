@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from camopd_jax import sharding
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.export import writing
 from camopd_jax.models.huggingface import tensor_name
@@ -50,13 +51,18 @@ def scaled(adapter: Params, factor: float) -> Params:
     return {"layers": {k: v * factor if k.endswith("_b") else v for k, v in adapter["layers"].items()}}
 
 
-def save(directory: Path, adapter: Params, lora: Lora, base: str) -> None:
-    """Write an adapter in the layout of the PEFT library; it appears whole or not at all."""
+def save(directory: Path, adapter: Params, lora: Lora, base: str, write: bool = True) -> None:
+    """Write an adapter in the layout of the PEFT library; it appears whole or not at all.
+
+    All processes must call it; one without `write` writes nothing.
+    """
+    tensors = {}
+    for name, stacked in adapter["layers"].items():
+        for layer, tensor in enumerate(sharding.fetch(stacked)):
+            tensors[_peft_name(name, layer)] = np.ascontiguousarray(tensor)
+    if not write:
+        return
     with writing(directory) as staged:
-        tensors = {}
-        for name, stacked in adapter["layers"].items():
-            for layer, tensor in enumerate(np.asarray(stacked)):
-                tensors[_peft_name(name, layer)] = np.ascontiguousarray(tensor)
         save_file(tensors, staged / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
@@ -88,4 +94,4 @@ def _peft_name(name: str, layer: int) -> str:
 def place(adapter: Params, shardings: Params, dtype: jnp.dtype) -> Params:
     """Copy a host adapter onto the mesh."""
     at = split(shardings)[1]
-    return jax.tree.map(lambda x, s: jax.device_put(np.asarray(x).astype(dtype), s), adapter, at)
+    return jax.tree.map(lambda x, s: jax.device_put(sharding.spread(np.asarray(x).astype(dtype), s), s), adapter, at)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from camopd_jax import sharding
 from camopd_jax.models.decoder import Lora
 from camopd_jax.types import Params
 
@@ -67,7 +68,7 @@ def of_params(params: Params) -> Read:
 
     def read(name, layer, index):
         leaf = params[name] if layer is None else params["layers"][name][layer]
-        return np.asarray(leaf)[index[: leaf.ndim]]
+        return sharding.fetch(leaf)[index[: leaf.ndim]]
 
     return read
 
@@ -79,7 +80,8 @@ def merged(base: Read, adapter: Params, lora: Lora) -> Read:
         weight = np.asarray(base(name, layer, index))
         if layer is None or f"{name}_lora_a" not in adapter["layers"]:
             return weight
-        a, b = (np.asarray(adapter["layers"][f"{name}_lora_{part}"][layer], np.float32) for part in "ab")
+        a, b = sharding.fetch([adapter["layers"][f"{name}_lora_{part}"][layer] for part in "ab"])
+        a, b = a.astype(np.float32), b.astype(np.float32)
         return weight.astype(np.float32) + (lora.alpha / lora.rank * (b @ a))[index]
 
     return read

@@ -1,0 +1,87 @@
+"""The training loop and signals: the state is saved at once, and what was due is made up for when the run goes on."""
+
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from camopd_jax import loop
+from camopd_jax.checkpoint import Checkpoints
+from camopd_jax.types import Experience, System, TrainState
+
+PLAN = loop.Plan("test", steps=4, evaluate_every=2, checkpoint_every=3, diagnose_every=2)
+
+
+def state_of(params, key):
+    return TrainState(params, (), jnp.int32(0), key)
+
+
+def run(workdir, signal_in=None):
+    """Steps that each halve one weight; a signal comes in one of them or in an evaluation. Gives what was measured."""
+    measured = []
+
+    def at(place):
+        if place == signal_in:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def row(kind, params, step):
+        measured.append((kind, step))
+        at((kind, step))
+        return [{"step": step, "model": "student", "task": kind, "metric": "w", "value": float(params["w"][0])}]
+
+    def collect(state, step):
+        at(("step", step + 1))
+        return Experience("general", [], {"response_tokens": 1})
+
+    start = {"w": jnp.ones(2)}
+    here = SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here),
+        jax.eval_shape(state_of, start, jax.random.key(0)),
+    )
+    steps = SimpleNamespace(
+        init=state_of,
+        skip=lambda s: s.replace(params={"w": s.params["w"] / 2}, step=s.step + 1),
+        abstract=abstract,
+    )
+    system = System(collect, lambda p, step: row("eval", p, step), lambda s, step: row("diagnosis", s.params, step))
+    with Checkpoints(workdir / "checkpoints", keep_last=2, keep_best=0, best_metric="") as checkpoints:
+        try:
+            loop.run(system, steps, PLAN, workdir, checkpoints, lambda: start, jax.random.key(0))
+        except loop.Interrupted:
+            assert signal_in
+    return measured
+
+
+def files(workdir):
+    names = ("eval.jsonl", "diagnostics.jsonl")
+    return [[json.loads(line) for line in (workdir / name).read_text().splitlines()] for name in names]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    assert run(workdir) == [(kind, step) for step in (0, 2, 4) for kind in ("eval", "diagnosis")]
+    return files(workdir)
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])  # with nothing due, with something due, at the end
+def test_a_signal_saves_before_what_is_due_and_the_next_run_makes_up_for_it(undisturbed, tmp_path, step):
+    before = run(tmp_path, ("step", step))
+    assert max(done for _, done in before) < step
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    after = run(tmp_path)
+    assert not set(before) & set(after)
+    assert files(tmp_path) == undisturbed
+
+
+def test_an_evaluation_in_which_a_signal_comes_is_not_made_twice(undisturbed, tmp_path):
+    before = run(tmp_path, ("eval", 2))
+    assert before[-2:] == [("eval", 2), ("diagnosis", 2)]
+    assert run(tmp_path) == [("eval", 4), ("diagnosis", 4)]
+    assert files(tmp_path) == undisturbed
