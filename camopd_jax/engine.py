@@ -146,3 +146,4 @@ class Policy:
 
     engine: Engine
     place: Callable[[], Params]
+    held: bool = False  # the weights are on the mesh anyway, an adapter aside, and `place` reads no source

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from camopd_jax import workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
+from camopd_jax.camopd.teachers import IDLE
 from camopd_jax.chat import LONG_PROMPTS, THINKING
 from camopd_jax.models.decoder import REMAT, TARGETS
 from camopd_jax.sharding import MESH_AXES
@@ -110,6 +111,7 @@ def check_config(config: ConfigDict) -> None:
     one_of("camopd.schedule", (methods.OWN_SCHEDULE, *methods.SCHEDULES))
     one_of("camopd.loss", methods.LOSSES)
     one_of("camopd.selectkd.test", methods.TESTS)
+    one_of("camopd.idle_teachers", IDLE)
     whole("camopd.loss_top_k", "camopd.selectkd.top_k")
     need("camopd.selectkd.beta", lambda v: 0 <= v < 1, "at least 0 and below 1")
     need("camopd.relaxed.mixture", lambda v: 0 < v < 0.5, "above 0 and below 0.5")

@@ -142,7 +142,7 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     """Run CaMOPD and return the parameters that trained."""
     config, engine = read.config, read.engine
     c, branches = config.camopd, read.branches
-    frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()})
+    frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()}, c.idle_teachers)
     shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
     weighed = c.loss == "sampled" and not methods.method_of(c).teacher_answers
     record = records.recorder(engine, tuple(c.weight_band) if weighed else None, config.report.tokens)

@@ -14,6 +14,8 @@ from camopd_jax.types import Params
 MESH_AXES = ("replica", "fsdp", "tensor")
 DATA_AXES = ("replica", "fsdp")  # rows of a batch are spread over both
 
+DEVICE, HOST = "device", "pinned_host"  # kinds of memory; all backends have both
+
 # Logical axis of a parameter -> mesh axis (None: every device holds all of it).
 RULES = {
     "vocab": "tensor",
@@ -128,6 +130,16 @@ def fetch(tree: Any) -> Any:
 @functools.cache
 def _gathered(mesh: Mesh):
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))
+
+
+def on_host(x: Any) -> Any:
+    """Copies of arrays in the memory of the host, spread as they are; returns before they are there."""
+    return jax.device_put(x, jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), x))
+
+
+def on_devices(x: Any) -> Any:
+    """Copies on their devices of arrays that `on_host` made; returns before they are there."""
+    return jax.device_put(x, jax.tree.map(lambda a: a.sharding.with_memory_kind(DEVICE), x))
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, shapes: Params, axes: Mapping[str, tuple[str, ...]]) -> Params:

@@ -70,7 +70,7 @@ class Student:
         def start() -> Params:
             return self.fresh(seed) if self._adapters else engine.place(model.read, MASTER)
 
-        return Teacher(Policy(engine, place), model.fingerprint, start, mixed)
+        return Teacher(Policy(engine, place, held=shared), model.fingerprint, start, mixed)
 
     def save(self, directory: Path, trained: Params) -> None:
         """Write what `made` reads, on every host: a model directory, or an adapter in the PEFT library's layout."""
@@ -100,7 +100,9 @@ class Student:
 
         def policy(factor: float) -> Policy:
             return Policy(
-                self.engine, lambda: self.whole(self._place_adapter(lora.scaled(adapter, factor), self._dtype))
+                self.engine,
+                lambda: self.whole(self._place_adapter(lora.scaled(adapter, factor), self._dtype)),
+                held=True,
             )
 
         fingerprint = f"{self.base.fingerprint}-{directory.name}"

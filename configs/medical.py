@@ -85,6 +85,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.camopd.weight_band = (0.5, 5.0)  # importance weights outside are 0
     c.camopd.loss = "sampled"  # on the sampled token, or a reverse KL over the vocabulary: "full", "top_k"
     c.camopd.loss_top_k = 64  # tokens of "top_k", the student's most likely ones; all others are one bucket
+    # One teacher at a time is on the devices. The others: "host", a copy of each in host memory, from where it comes
+    # while the devices compute; "reread", from its source at each change (on CPU both are the same memory)
+    c.camopd.idle_teachers = "reread"
     c.camopd.relaxed = ConfigDict()  # of relaxed_opd
     c.camopd.relaxed.mixture = 0.1  # lambda: the gap is bounded from below by log(lambda / (1 - lambda))
     c.camopd.relaxed.first_fraction = 0.2  # of the tokens, those of highest entropy, that train in the first step
@@ -192,6 +195,7 @@ def _three(c: ConfigDict) -> None:
 def _qwen3_0p6b(c: ConfigDict) -> None:
     c.teachers.general = "hf:Qwen/Qwen3-0.6B"
     c.chat.thinking = "off"
+    c.camopd.idle_teachers = "host"
     c.precision = "bfloat16"
     c.lora.rank = 32
     c.steps = 60
@@ -230,6 +234,7 @@ def _paper(c: ConfigDict) -> None:
     c.data.domain.source = "path:data/paper/medical.jsonl"  # 10K medical questions without answers
     c.data.domain.count = 0
     c.data.heldout_share = 0.02
+    c.camopd.idle_teachers = "host"
     c.precision = "bfloat16"
     c.steps = 120
     c.optim.learning_rate = 2e-6

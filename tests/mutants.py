@@ -177,7 +177,7 @@ MUTANTS = [
     Mutant("collect: teacher and student exchanged", "camopd/system.py",
            "measures[name](teacher_BT, student_BT,", "measures[name](student_BT, teacher_BT,",
            SYSTEM + "collect_trains_the_samples_of_largest_demand_with_scaled_credit"),
-    Mutant("teachers: the first one stays", "camopd/system.py",
+    Mutant("teachers: the first one stays", "camopd/teachers.py",
            "if name != self._name:", "if self._name is None:",
            SYSTEM + "one_teacher_is_resident_and_read_when_it_is_needed"),
 

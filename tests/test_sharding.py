@@ -62,7 +62,7 @@ def run(mesh, monkeypatch, rollout, loss="sampled"):
     def place(params):
         return engine.place(of_params(params), "float32")
 
-    teachers = system.Teachers({"general": Policy(engine, lambda: place(teacher))})
+    teachers = system.Teachers({"general": Policy(engine, lambda: place(teacher))}, "reread")
     c = options(("general",), loss=loss, weight_band=(0.5, 5.0))
     collect = system.collector(
         engine, teachers, {"general": branch}, c, shape, 9, 0, lambda params: params, lambda *_: [], 0
@@ -152,7 +152,7 @@ def test_diagnostics_are_the_same_on_eight_devices():
         def policy(seed, engine=engine):
             return Policy(engine, lambda: engine.place(of_params(random_weights(seed)), "float32"))
 
-        teachers = system.Teachers({"general": policy(2), "domain": policy(3)})
+        teachers = system.Teachers({"general": policy(2), "domain": policy(3)}, "reread")
         branches = {
             name: system.Branch(name, i, prompts, ["id"] * 6, prompts, "absolute", 0.6, 1.0)
             for i, name in enumerate(("general", "domain"))

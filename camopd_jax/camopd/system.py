@@ -14,7 +14,8 @@ from camopd_jax import data, losses, packing, scoring, sft
 from camopd_jax.camopd import records, select
 from camopd_jax.camopd.methods import Method, Signal, Turn, method_of
 from camopd_jax.camopd.records import Answers, Branch
-from camopd_jax.engine import Engine, Policy
+from camopd_jax.camopd.teachers import Teachers
+from camopd_jax.engine import Engine
 from camopd_jax.evals.suite import Measure
 from camopd_jax.packing import PackShape
 from camopd_jax.types import Experience, Params, Rollout, TrainState, Update
@@ -41,26 +42,6 @@ def sample_prompts(
         max_new_tokens=shape.max_new_tokens,
         temperature=engine.numerics.temperature,
     )
-
-
-class Teachers:
-    """Frozen teachers, of which one at a time is on the devices."""
-
-    def __init__(self, policies: Mapping[str, Policy]):
-        self._policies = policies
-        self._name, self._placed = None, None
-
-    def placed(self, name: str) -> tuple[Engine, Params]:
-        """A teacher's engine and weights; those of another one are let go first."""
-        if name != self._name:
-            self._placed = None
-            self._name, self._placed = name, self._policies[name].place()
-        return self._policies[name].engine, self._placed
-
-    def score(self, name: str, rollout: Rollout) -> np.ndarray:
-        """log-probabilities [B, T] of a rollout under a teacher."""
-        engine, params = self.placed(name)
-        return engine.score(params, rollout)
 
 
 def objective(band: tuple[float, float]) -> Callable:
@@ -178,6 +159,7 @@ def collector(
         parts, seconds = [], {"seconds_rollout": 0.0, "seconds_score": 0.0}
         for turn, own_key in zip(turns, keys, strict=True):
             clock = time.perf_counter()
+            teachers.prefetch(turn.branch)  # comes while the student answers
             rollout, ids = answer(student, turn, own_key)
             sampled = time.perf_counter()
             answers = scored(student, turn.branch, rollout, ids, step)
@@ -187,6 +169,8 @@ def collector(
             parts.append((answers, rows, factor_B[:, None] * credit(student, answers, step)))
             seconds["seconds_rollout"] += sampled - clock
             seconds["seconds_score"] += time.perf_counter() - sampled
+        if c.loss == "sampled" and step + 1 < steps:  # any other loss asks the teacher again during the update
+            teachers.prefetch(method.turns(tuple(c.cycle), step + 1, shape.batch_size)[0].branch)
         total = sum(len(rows) for _, rows, _ in parts)
         updates, names = [], []
         if method.teacher_answers or any(answers.score_B.any() for answers, *_ in parts):

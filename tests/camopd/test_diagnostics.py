@@ -29,7 +29,7 @@ def setup():
     }
     weights = {"general": random_weights(1), "domain": random_weights(2)}
     teachers = system.Teachers(
-        {n: Policy(engine, lambda n=n: engine.place(of_params(weights[n]), "float32")) for n in branches}
+        {n: Policy(engine, lambda n=n: engine.place(of_params(weights[n]), "float32")) for n in branches}, "reread"
     )
     diagnose = diagnostics.Diagnostics(
         engine, teachers, branches, SHAPE, prompts=3, seed=7, shapes=engine.shapes, frozen=dict, whole=lambda p: p

@@ -64,7 +64,7 @@ def collect(method, step=STEP, rho=RHO, scale=SCALE, demands=("absolute", "posit
         for i, (name, demand) in enumerate(zip(RHO, demands, strict=True))
     }
     teachers = system.Teachers(
-        {n: Policy(engine, lambda n=n: engine.place(of_params(weights[n]), "float32")) for n in branches}
+        {n: Policy(engine, lambda n=n: engine.place(of_params(weights[n]), "float32")) for n in branches}, "reread"
     )
     record = lambda answers, rows, n: seen.append(answers) or []  # noqa: E731
     collector = system.collector(engine, teachers, branches, c, SHAPE, STEPS, SEED, lambda params: params, record, 9)

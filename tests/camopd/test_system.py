@@ -1,5 +1,8 @@
 """CaMOPD's update against eq. 7 written out: plain loops, gradients on unpacked sequences, AdamW in NumPy."""
 
+import gc
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +23,7 @@ from plain import (
     sequence,
 )
 
-from camopd_jax import data, loop, packing
+from camopd_jax import data, loop, metrics, packing, sharding
 from camopd_jax import step as steps_of
 from camopd_jax.camopd import system
 from camopd_jax.engine import Policy
@@ -160,13 +163,13 @@ def _collector(engine, teachers, branches, cycle):
     )
 
 
-def _teachers(engine, weights):
+def _teachers(engine, weights, idle="reread"):
     """Teachers whose weights are read, as a model source's are, when they are needed."""
 
     def policy(read):
         return Policy(engine, lambda: engine.place(of_params(read()), "float32"))
 
-    return system.Teachers({name: policy(read) for name, read in weights.items()})
+    return system.Teachers({name: policy(read) for name, read in weights.items()}, idle)
 
 
 @pytest.fixture(scope="module")
@@ -263,18 +266,80 @@ def test_a_teacher_equal_to_the_student_changes_nothing_but_the_step(tiny, colle
     jax.tree.map(np.testing.assert_array_equal, new.params, tiny[1])
 
 
-def test_one_teacher_is_resident_and_read_when_it_is_needed(collected):
+@pytest.mark.parametrize("idle", ["reread", "host"])
+def test_one_teacher_is_resident_and_read_when_it_is_needed(collected, idle):
     engine, reads = collected[0], []
     weights = {"general": random_weights(1), "domain": random_weights(2)}
 
     def reader(name):
         return lambda: reads.append(name) or weights[name]
 
-    teachers, rollout = _teachers(engine, {name: reader(name) for name in weights}), a_rollout()
+    teachers, rollout = _teachers(engine, {name: reader(name) for name in weights}, idle), a_rollout()
     expected = {name: engine.score(engine.place(of_params(weights[name]), "float32"), rollout) for name in weights}
-    for name in ("general", "general", "domain", "general"):
+    for name in ("general", "general", "domain", "general", "domain"):
+        compiled = metrics.compilations()
         np.testing.assert_array_equal(teachers.score(name, rollout), expected[name])
-    assert reads == ["general", "domain", "general"]
+        assert metrics.compilations() == compiled
+        teachers.prefetch(name)  # which is there
+    assert reads == ["general", "domain"] + (["general", "domain"] if idle == "reread" else [])
+
+
+def test_an_adapters_base_is_not_copied_to_the_host(collected):
+    engine = collected[0]
+    params = engine.place(of_params(random_weights(1)), "float32")
+    policies = {name: Policy(engine, lambda: params, held=True) for name in ("general", "domain")}
+    before = _live(sharding.HOST)
+    teachers = system.Teachers(policies, "host")
+    for name in ("general", "domain", "general"):
+        assert teachers.placed(name)[1] is params
+    assert _live(sharding.HOST) == before
+
+
+def _live(kind):
+    """Bytes of all arrays in a kind of memory."""
+    gc.collect()
+    return sum(x.nbytes for x in jax.live_arrays() if x.sharding.memory_kind == kind)
+
+
+@pytest.mark.parametrize("idle", ["reread", "host"])
+def test_at_most_one_teacher_is_on_the_devices_in_each_stage_of_a_step(tiny, collected, monkeypatch, idle):
+    """Student, optimizer and one teacher; in the update the gradients and, for a moment, a micro-batch's own."""
+    engine, branches, *_ = collected
+    weights = {"general": random_weights(1), "domain": random_weights(2)}
+    size = sum(x.nbytes for x in jax.tree.leaves(weights["general"]))
+    seen, reads = {"collect": [], "update": []}, []
+    before = {kind: _live(kind) for kind in (sharding.DEVICE, sharding.HOST)}
+
+    def reader(name):
+        return lambda: reads.append(name) or weights[name]
+
+    teachers = _teachers(engine, {name: reader(name) for name in weights}, idle)
+    collect = _collector(engine, teachers, branches, ("general", "domain"))
+    state = _state(tiny)
+
+    def watched(stage, function):
+        def call(*args, **kwargs):
+            out = function(*args, **kwargs)
+            seen[stage].append((_live(sharding.DEVICE) - before[sharding.DEVICE]) / size)
+            return out
+
+        return call
+
+    monkeypatch.setattr(engine, "score", watched("collect", engine.score))
+    monkeypatch.setattr(engine, "sample", watched("collect", engine.sample))
+    steps = replace(tiny[0], micro=watched("update", tiny[0].micro), apply=watched("update", tiny[0].apply))
+    for step in range(4):
+        experience = collect(state, step)
+        assert experience.updates
+        state, _ = loop.update(steps, state, experience, step)
+        del experience
+    moments = sum(x.nbytes for x in jax.tree.leaves(state.opt_state)) / size
+    assert len(seen["collect"]) == 12 and len(seen["update"]) >= 8
+    assert 1.9 + moments < max(seen["collect"]) < 2.2 + moments  # student, one teacher
+    assert 2.9 + moments < max(seen["update"]) < 3.2 + moments  # and the gradients
+    parked = (_live(sharding.HOST) - before[sharding.HOST]) / size
+    assert parked == pytest.approx(2 if idle == "host" else 0)
+    assert len(reads) == (2 if idle == "host" else 4)
 
 
 def test_a_gap_that_is_not_finite_names_the_prompts(tiny, collected):
