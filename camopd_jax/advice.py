@@ -85,7 +85,7 @@ def most_rows(setup: Setup, room: float) -> int:
     """The largest rollout.rows_at_once with which the rollouts fit; 0: none does."""
 
     def rollouts_fit(rows: int) -> bool:
-        phases = footprint.phases(_changed(setup, {"rollout.rows_at_once": rows}))
+        phases = footprint.phases(changed(setup, {"rollout.rows_at_once": rows}))
         return max(phase.total for phase in phases if phase.name.startswith("rollout")) <= room
 
     batch, shards = setup.config.rollout.batch_size, setup.shards
@@ -113,20 +113,20 @@ def changes_that_fit(setup: Setup, room: float) -> dict:
     for key, value in candidates.items():
         if _value(config, key) != value and not (key == "mesh.fsdp" and setup.gathers == value):
             changes |= {key: value} | ({"mesh.replica": 1} if key == "mesh.fsdp" else {})
-        if fits(_changed(setup, changes), room):
+        if fits(changed(setup, changes), room):
             break
     else:
         return {}
     for key in [key for key in changes if not key.startswith("mesh.")]:
         fewer = {k: v for k, v in changes.items() if k != key}
-        if fits(_changed(setup, fewer), room):
+        if fits(changed(setup, fewer), room):
             changes = fewer
     return changes
 
 
 def _most_evaluated(setup: Setup, room: float) -> int:
     rows = setup.config.eval.batch_size
-    while rows > setup.shards and footprint.phases(_changed(setup, {"eval.batch_size": rows}))[-1].total > room:
+    while rows > setup.shards and footprint.phases(changed(setup, {"eval.batch_size": rows}))[-1].total > room:
         rows = max(rows - setup.shards, setup.shards)
     return rows
 
@@ -139,7 +139,7 @@ def _more_devices(setup: Setup, room: float) -> tuple[int, dict]:
         for tensor in TENSOR:
             changes = {"mesh.replica": 1, "mesh.fsdp": -1, "mesh.tensor": tensor}
             try:
-                more = _changed(setup, changes, count)
+                more = changed(setup, changes, count)
             except ValueError:  # it does not divide rows or weights
                 continue
             if fits(more, room):
@@ -152,32 +152,37 @@ def _more_devices(setup: Setup, room: float) -> tuple[int, dict]:
 
 def _faster_mesh(setup: Setup, on: Devices) -> tuple[dict, tuple[float, float]] | None:
     """Another `mesh` that fits and takes clearly less time: (its changes, hours of the recovery before and after)."""
+    now = hours(setup, on)
+    best = min(((hours(other, on), other) for other in meshes(setup, on)), key=lambda pair: pair[0], default=None)
+    if best is None or best[0] > WORTH * now:
+        return None
+    sizes = {f"mesh.{axis}": size for axis, size in setup.mesh.shape.items()}
+    changes = {f"mesh.{axis}": size for axis, size in best[1].mesh.shape.items() if sizes[f"mesh.{axis}"] != size}
+    return changes, (now, best[0])
 
-    def hours(setup: Setup) -> float:
-        stages = [s for s in forecast.stages(setup, 1.0) if s.name.startswith("recover")]
-        return sum(s.seconds(on, setup.config.precision) for s in stages) / 3600
 
-    now, room, found = hours(setup), USABLE * on.chip.memory, []
+def hours(setup: Setup, on: Devices) -> float:
+    """Of the recovery, evaluations aside, with the longest prompts and responses."""
+    stages = [s for s in forecast.stages(setup, 1.0) if s.name.startswith("recover")]
+    return sum(s.seconds(on, setup.config.precision) for s in stages) / 3600
+
+
+def meshes(setup: Setup, on: Devices) -> Iterator[Setup]:
+    """The same run on every other mesh of these devices that divides its rows and weights, and on which it fits."""
     for tensor in TENSOR:
         for replica in (1, 2, 4, 8, 16):
             if setup.student.kv_heads % tensor or on.count % (tensor * replica):
                 continue
             mesh = {"mesh.replica": replica, "mesh.fsdp": on.count // (tensor * replica), "mesh.tensor": tensor}
             try:
-                other = _changed(setup, mesh)
+                other = changed(setup, mesh)
             except ValueError:  # it does not divide rows or weights
                 continue
-            if fits(other, room):
-                found.append((hours(other), mesh))
-    best = min(found, key=lambda pair: pair[0], default=None)
-    if best is None or best[0] > WORTH * now:
-        return None
-    sizes = {f"mesh.{axis}": size for axis, size in setup.mesh.shape.items()}
-    changes = {key: value for key, value in best[1].items() if sizes[key] != value}
-    return changes, (now, best[0])
+            if fits(other, USABLE * on.chip.memory):
+                yield other
 
 
-def _changed(setup: Setup, values: dict, count: int | None = None) -> Setup:
+def changed(setup: Setup, values: dict, count: int | None = None) -> Setup:
     config = setup.config.copy_and_resolve_references()
     config.update_from_flattened_dict(values)
     return _setup(config, count or setup.mesh.size, checked=False)  # slow, and these keys shorten no model

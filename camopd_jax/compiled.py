@@ -94,7 +94,7 @@ def topology(kind: str, count: int) -> str:
         sides[sides.index(min(sides))] *= 2
     if math.prod(sides) != count and count not in (1, 2):
         raise ValueError(f"--compile of {count} {kind} devices: allowed is a power of two")
-    return f"{kind}:{'x'.join(map(str, sorted(sides)))}"
+    return f"{kind}:{'x'.join(map(str, sides if 1 in sides else sorted(sides)))}"
 
 
 def _first(devices: list, count: int, name: str) -> list:
@@ -197,7 +197,7 @@ def planned(setup: Setup) -> dict[str, Figures]:
             held += 4 * trained  # the sum of gradients
         temporary = phase.total - held - idle
         if name == "optimiser":
-            held, temporary = held + phase.parts["moments"], 0.0
+            held, temporary = held + phase.parts["moments"], 4 * trained  # what is added to the parameters
         link = sum(sum(work.link.values()) for work in works[name])
         found[name] = Figures(held, temporary, sum(work.flops for work in works[name]), link)
     return found

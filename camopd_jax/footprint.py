@@ -117,11 +117,11 @@ def forward_bytes(setup: Setup, rows: int, columns: int) -> float:
 
     Residual stream, its norm (float32) and the sum, and the larger of: queries, keys, values, their outcome, float32
     keys and values, and float32 arrays of one block's logits; or the three MLP arrays. XLA on CPU holds two such
-    arrays where the row is one block, and four where it goes block by block.
+    arrays where the row is one block, and about three where it goes block by block; on TPU fewer.
     """
     cfg, t, width, tokens = setup.student, setup.tensor, setup.width, rows * columns
     stream = tokens * cfg.width * (3 * width + 4)
-    logits = 2 if columns <= BLOCK else 4
+    logits = 2 if columns <= BLOCK else 3
     return stream + max(_attention_bytes(setup, rows, columns, 1, logits), tokens * 3 * cfg.mlp_width * width / t)
 
 
@@ -163,17 +163,24 @@ def backward_bytes(setup: Setup, rows: int, columns: int) -> float:
     return tokens * cfg.width * (6 * width + 8) + _attention_bytes(setup, rows, columns, 2, logits) + mlp
 
 
-def head_bytes(setup: Setup, slots: int) -> float:
-    """Hidden states of the scored tokens, and three float32 arrays of a chunk's logits."""
+def head_bytes(setup: Setup, slots: int, arrays: int) -> float:
+    """Hidden states of the scored tokens, and so many float32 arrays of a chunk's logits."""
     cfg, micro = setup.student, setup.config.micro
-    chunk = 3 * 4 * min(micro.logit_chunk, slots) * cfg.vocab_size / setup.tensor
+    chunk = arrays * 4 * min(micro.logit_chunk, slots) * cfg.vocab_size / setup.tensor
     return 2 * slots * cfg.width * setup.width + chunk
+
+
+def scoring_bytes(setup: Setup) -> float:
+    """Activations of a micro-batch that is scored: the larger of one layer's and the head's forward pass."""
+    micro = setup.config.micro
+    head = head_bytes(setup, micro.rows * micro.slots, arrays=1)
+    return max(forward_bytes(setup, micro.rows, micro.width), head)
 
 
 def training_bytes(setup: Setup) -> float:
     """Activations of a micro-step: what all layers keep, and the larger of one layer's and the head's backward pass."""
     cfg, micro = setup.student, setup.config.micro
-    head = head_bytes(setup, micro.rows * micro.slots)
+    head = head_bytes(setup, micro.rows * micro.slots, arrays=3)
     if not cfg.lora:
         head += 2 * 4 * cfg.vocab_size * cfg.width / (setup.gathers * setup.tensor)  # its gradient, summed over chunks
     layer = backward_bytes(setup, micro.rows, micro.width)
@@ -184,7 +191,9 @@ def diagnosis(setup: Setup, trained: float) -> dict[str, float]:
     """The backward pass of one sequence, its gradient, and a sum of gradients for each branch."""
     rollout, cfg = setup.config.rollout, setup.student
     columns = rollout.max_prompt_tokens + rollout.max_new_tokens
-    head = head_bytes(setup, rollout.max_new_tokens) + 4 * cfg.vocab_size * cfg.width / (setup.gathers * setup.tensor)
+    head = head_bytes(setup, rollout.max_new_tokens, 3) + 4 * cfg.vocab_size * cfg.width / (
+        setup.gathers * setup.tensor
+    )
     layer = backward_bytes(setup, 1, columns)
     activations = saved_bytes(setup, 1, columns, "none") + max(layer, head)
     return {"gradients": 4 * (len(setup.teachers) + 1) * trained, "activations": activations}
@@ -212,17 +221,14 @@ def tasks(setup: Setup) -> list[tuple[int, int]]:
 def phases(setup: Setup) -> list[Phase]:
     """Every phase of a run with what one device holds in it, in the order in which they come."""
     config, width, own = setup.config, setup.width, elements(setup.student, setup.mesh)
-    micro, rollout, adapters = config.micro, config.rollout, setup.student.lora is not None
+    rollout, adapters = config.rollout, setup.student.lora is not None
     trained = own.adapter if adapters else own.base
     weights = 4 * trained + (width * own.base if adapters else 0)
     moments = {"adamw": 8, "sgd": 0}
     copy = width * trained if width != 4 else 0  # the parameters that train, as the forward pass computes with them
     state = {"weights": weights, "moments": moments[config.optim.name] * trained, "copies": copy}
     gathered = width * own.largest * 2 if setup.gathers > 1 else 0  # of this layer and the next
-    scoring = {
-        "activations": forward_bytes(setup, micro.rows, micro.width) + head_bytes(setup, micro.rows * micro.slots),
-        "gathered": gathered,
-    }
+    scoring = {"activations": scoring_bytes(setup), "gathered": gathered}
     update = {
         "gradients": (4 + width) * trained,  # their sum, and those of a micro-batch
         "activations": training_bytes(setup),

@@ -37,8 +37,13 @@ class Work:
         shares = devices.shares
         compute = self.flops / (devices.flops(precision) * getattr(shares, self.kind))
         memory = self.read / (devices.chip.bandwidth * shares.bandwidth)
-        others = sum(size / (devices.link(span) * shares.link) for span, size in self.link.items())
-        return max(compute, memory) + others + self.exchanges * EXCHANGE
+        return max(compute, memory) + self.waiting(devices)
+
+    def waiting(self, devices: Devices) -> float:
+        """Seconds of these in which bytes of other devices are on their way; nothing is taken to overlap."""
+        share = devices.shares.link
+        others = sum(size / (devices.link(span) * share) for span, size in self.link.items())
+        return others + self.exchanges * EXCHANGE
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,10 @@ def _passes(setup: Setup, rows: int, columns: int, slots: int, kind: str) -> Wor
     sums = 2 * (1 + 2 * training + again)  # of the residual stream over `tensor`, a layer
     trained = own.adapter if cfg.lora else own.base
     link = Counter()  # of the residual stream, of weights, of the copies' gradients
-    link[t] += sums * cfg.layers * rows * columns * cfg.width * setup.width * 2 * (t - 1) / t
+    link[t] += (sums * cfg.layers + 1) * rows * columns * cfg.width * setup.width * 2 * (t - 1) / t  # 1: embedding
     link[t * setup.gathers] += gathers * _gathered(setup)
     link[t * setup.shards] += training * 2 * 4 * trained * (copies - 1) / copies
-    exchanges = cfg.layers * (gathers * (setup.gathers > 1) + sums * (t > 1))
+    exchanges = cfg.layers * (gathers * (setup.gathers > 1) + sums * (t > 1)) + (t > 1)
     return Work(kind, flops / t, sweeps * setup.width * own.whole, link, exchanges)
 
 
@@ -137,7 +142,7 @@ def token(setup: Setup, rows: int, columns: float) -> Work:
     flops = work.flops + own * (columns - 1)
     read = work.read + rows * columns * kv_bytes(setup, cfg)
     gathers = Counter({t * setup.gathers: _gathered(setup)})  # not for each token
-    return Work("decoding", flops, read, Counter(work.link) - gathers, 2 * cfg.layers * (t > 1))
+    return Work("decoding", flops, read, Counter(work.link) - gathers, (2 * cfg.layers + 1) * (t > 1))
 
 
 def waves(prompts: int, at_once: int) -> int:

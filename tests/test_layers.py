@@ -36,6 +36,7 @@ TOP = (
     "dry_run",
     "advice",
     "compiled",
+    "scaling",
     "exchanged",
     "footprint",
     "forecast",
