@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
         if values.dry_run:
             from camopd_jax import dry_run
 
-            print(dry_run.page(config, values.devices, values.compile))
+            for line in dry_run.lines(config, values.devices, values.compile):
+                print(line, flush=True)
             return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 

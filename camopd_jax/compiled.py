@@ -27,7 +27,11 @@ from camopd_jax.types import PackedTokens, Update
 
 TPUS = ("v5e", "v5p", "v6e")  # whose devices libtpu names as JAX counts them
 FLAT = ("v5e", "v6e")  # their slices have two dimensions
-LIBTPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
+# Without a TPU libtpu asks nobody what machine this is; nothing is held that a second process could not share.
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
 PROGRAMS = ("update", "optimiser", "scoring", "rollout")  # a micro-batch, a step, a micro-batch, a wave
 
 

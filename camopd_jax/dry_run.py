@@ -14,8 +14,8 @@ SHORT = 0.25  # of the longest prompts and responses: the second column of times
 GB = 1e9
 
 
-def page(config: ConfigDict, devices: str | None, compile: bool) -> str:
-    """The plan of a run, a line of text each.
+def lines(config: ConfigDict, devices: str | None, compile: bool) -> Iterator[str]:
+    """The plan of a run, a line of text after another; those of the compiler take minutes.
 
     Args:
       devices: such as "v5p-16" (chips.HELP); None: those of this machine.
@@ -26,16 +26,17 @@ def page(config: ConfigDict, devices: str | None, compile: bool) -> str:
         these devices have no compiler here.
     """
     preflight.check_config(config)
-    found, table = None, []
+    table = ()
     if compile:
         from camopd_jax import compiled  # slow to import
 
-        found = compiled.prepare(devices)
+        find = compiled.prepare(devices)
     on = chips.parse(devices) if devices else chips.here()
     setup = resolve(config, on.count)
-    if found:
-        table = compiled.table(setup, found())
-    return "\n".join([*_header(setup, on), *_memory(setup, on), *_time(setup, on), *advice.lines(setup, on), *table])
+    if compile:
+        table = compiled.table(setup, find())
+    for part in (_header(setup, on), _memory(setup, on), _time(setup, on), advice.lines(setup, on), table):
+        yield from part
 
 
 def _header(setup: Setup, on: Devices) -> Iterator[str]:

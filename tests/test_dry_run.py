@@ -35,6 +35,10 @@ def setup(preset, count, **values):
     return dry_run.resolve(config(preset, **values), count)
 
 
+def page(config, devices):
+    return "\n".join(dry_run.lines(config, devices, compile=False))
+
+
 def phase(setup, name):
     return next(p for p in footprint.phases(setup) if p.name == name)
 
@@ -202,11 +206,11 @@ def test_decoding_reads_weights_and_cache_once_a_token():
 
 def test_waves_of_a_rollout():
     assert [forecast.waves(512, rows) for rows in (512, 511, 64, 1)] == [1, 2, 8, 512]
-    page = dry_run.page(config("paper"), "v5p-16", compile=False)
-    assert "a rollout: 8 waves of 64 rows, 64 a data shard; a row's cache grows to 36864 columns" in page
-    assert "rollout.rows_at_once that fits: 86, so that 512 prompts take 6 waves" in page
-    page = dry_run.page(config("paper", rollout__rows_at_once=512), "v5p-16", compile=False)
-    assert "DOES NOT FIT" in page and "To make it fit: --config.rollout.rows_at_once=86" in page
+    text = page(config("paper"), "v5p-16")
+    assert "a rollout: 8 waves of 64 rows, 64 a data shard; a row's cache grows to 36864 columns" in text
+    assert "rollout.rows_at_once that fits: 86, so that 512 prompts take 6 waves" in text
+    text = page(config("paper", rollout__rows_at_once=512), "v5p-16")
+    assert "DOES NOT FIT" in text and "To make it fit: --config.rollout.rows_at_once=86" in text
 
 
 def test_weights_over_fsdp_are_gathered_once_a_rollout_and_twice_an_update():
@@ -296,9 +300,9 @@ def test_a_page_without_network(no_network, preset, mesh, devices):
     c = config(preset, **mesh)
     if c.mesh.tensor == 8 and devices == "v5e-1":
         with pytest.raises(ValueError, match="do not multiply to the 1 devices"):
-            dry_run.page(c, devices, compile=False)
+            page(c, devices)
         return
-    lines = dry_run.page(c, devices, compile=False).splitlines()
+    lines = page(c, devices).splitlines()
     assert len(lines) <= 45
     text = "\n".join(lines)
     assert c.teachers.general in text and "rollout" in text
