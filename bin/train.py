@@ -3,6 +3,7 @@
 The same command again goes on where it stopped. Values can be set on the command line, as in
 --config.rollout.batch_size=16. Presets follow the file: --config=configs/medical.py:tiny.
 --dry_run prints what the run would hold in memory and how long it would take, here or on --devices, and ends.
+With --compile it also compiles a step's programs for these devices, and compares.
 """
 
 import sys
@@ -22,7 +23,11 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("workdir", None, "Where the run is kept (default: runs/NAME-PRESET).", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the plan of the run and end; nothing is loaded.", flag_values=values)
     flags.DEFINE_string(
-        "devices", None, "What --dry_run plans for, such as v5p-16, v5e-4 or h100-8 (default: this machine).",
+        "devices", None, "What --dry_run plans for, such as v5p-16, v5e-4, h100-8 or cpu-8 (default: this machine).",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool(
+        "compile", False, "With --dry_run: compile the programs of a step for these devices, and compare.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
@@ -42,10 +47,13 @@ def main(argv: list[str]) -> int:
         config = cli.config_of(values)
         if values.devices is not None and not values.dry_run:
             raise ValueError(f"--devices={values.devices}: allowed with --dry_run; a run takes what is here")
+        if values.compile and not values.dry_run:
+            raise ValueError("--compile: allowed with --dry_run; a run compiles what it needs")
         if values.dry_run:
             from camopd_jax import dry_run
 
-            print(dry_run.page(config, values.devices))
+            for line in dry_run.lines(config, values.devices, values.compile):
+                print(line, flush=True)
             return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 

@@ -5,7 +5,7 @@ themselves. Prompts are read ahead, a few at a time, and equal neighbours in the
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,8 @@ class Sampler:
         cache_at = [(sharding.by_rows_and_heads(mesh, cfg.kv_heads),) * 2] * cfg.layers
         state_at = Decoding(cache_at, whole, *[rows] * 8)
         read_at = Prefilled(rows, cache_at, rows)
-        weights_at = params_at | {"layers": [jax.tree.map(sharding.of_one_layer, params_at["layers"])] * cfg.layers}
+        whole_at = jax.tree.map(sharding.gathered, params_at)  # once a rollout, not for each token
+        weights_at = whole_at | {"layers": [jax.tree.map(sharding.of_one_layer, whole_at["layers"])] * cfg.layers}
         how = {"temperature": shape.temperature, "stop_ids": stop_ids, "vocab": vocab}
         head = "embed" if cfg.tied_head else "head"
 
@@ -189,6 +190,17 @@ class Sampler:
                 response_BT[n, drawn], mask_BT[n, drawn] = response[row, drawn], True
                 logp_BT[n, drawn] = logp[row, drawn]
         return Rollout(np.concatenate([tokens_BP, response_BT], axis=1), prompt_mask_BP, mask_BT, logp_BT)
+
+    def lower(self, params: Params) -> dict[str, Callable[[], jax.stages.Lowered]]:
+        """The programs for shapes of parameters, with the largest cache; a call lowers one."""
+        weights, state = jax.eval_shape(self._weights, params), jax.eval_shape(self._empty)
+        state = jax.eval_shape(functools.partial(sampling.widen, columns=self.shape.columns()[-1]), state)
+        rows, one = (self._ahead * self._shards, self.shape.width), jax.ShapeDtypeStruct((), np.int32)
+        prompts = [jax.ShapeDtypeStruct(rows, kind) for kind in (np.int32, bool)]
+        return {
+            "prefill": lambda: self._prefill.lower(params, *prompts),
+            "decode": lambda: self._decode.lower(weights, state, one, one),
+        }
 
     def _spread(self, tree: Any) -> Any:
         return sharding.spread(tree, self._rows)

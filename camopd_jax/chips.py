@@ -74,19 +74,22 @@ KINDS = (
     ("NVIDIA L4$", "l4"), ("RTX 4090$", "rtx4090"),
 )  # fmt: skip
 
+CPU = "cpu"  # cpu-8: this machine's processor as eight devices, measured
 HELP = (
-    f"CHIP-NUMBER, CHIP one of {', '.join(CHIPS)}; NUMBER counts chips, for v4 and v5p cores, as Google Cloud does: "
-    "v5p-16 has 8 chips, v5e-4 has 4, h100-8 has 8, a100-80-8 has 8"
+    f"CHIP-NUMBER, CHIP one of {', '.join(CHIPS)}, {CPU}; NUMBER counts chips, for v4 and v5p cores, as Google Cloud "
+    "does: v5p-16 has 8 chips, v5e-4 has 4, h100-8 has 8, a100-80-8 has 8; cpu-8 is this machine as 8 simulated devices"
 )
 
 
 def parse(text: str) -> Devices:
-    """Devices by name, such as v5p-16 or h100-8.
+    """Devices by name, such as v5p-16, h100-8 or cpu-8; the last is measured, which takes a second.
 
     Raises:
       ValueError: if the name is not CHIP-NUMBER, or the number is none that the chip comes in.
     """
     match = re.fullmatch(r"(.+)-(\d+)", text)
+    if match and match[1] == CPU and int(match[2]):
+        return _cpu(int(match[2]))
     chip = CHIPS.get(match[1]) if match else None
     if chip is None or int(match[2]) == 0 or int(match[2]) % chip.cores:
         raise ValueError(f"--devices={text}: allowed is {HELP}")
@@ -113,10 +116,11 @@ def here() -> Devices:
     """
     if jax.default_backend() != "cpu":
         return Devices(chip_of(jax.devices()[0].device_kind), jax.device_count(), ASSUMED)
-    return _cpu()
+    return _cpu(jax.device_count())
 
 
-def _cpu() -> Devices:
+def _cpu(count: int) -> Devices:
+    """This machine's processor as `count` devices, which share its rates and memory."""
     from camopd_jax import plan  # slow to import
 
     x = np.ones(2**25, np.float32)  # larger than any cache
@@ -126,7 +130,9 @@ def _cpu() -> Devices:
         clock = time.perf_counter()
         np.copyto(y, x)
         best = min(best, time.perf_counter() - clock)
-    rate, count = plan.matmul_rate(), jax.device_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    chip = Chip("CPU, as measured", rate, rate, memory / count, 2 * x.nbytes / best, 2 * x.nbytes / best)
+    with jax.default_device(jax.devices("cpu")[0]):
+        rate = plan.matmul_rate() / count
+    memory, copied = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 2 * x.nbytes / best / count
+    name = "simulated device of this CPU, as measured" if count > 1 else "this CPU, as measured"
+    chip = Chip(name, rate, rate, memory / count, copied, copied)
     return Devices(chip, count, Shares(plan.TRAINING, plan.SCORING, plan.DECODING, 1.0, 1.0))

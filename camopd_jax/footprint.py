@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from camopd_jax import preflight, sharding
+from camopd_jax import batching, preflight, sharding
 from camopd_jax.models import decoder, lora
 from camopd_jax.models.attention import BLOCK
 from camopd_jax.models.decoder import DecoderConfig
@@ -117,11 +117,11 @@ def forward_bytes(setup: Setup, rows: int, columns: int) -> float:
 
     Residual stream, its norm (float32) and the sum, and the larger of: queries, keys, values, their outcome, float32
     keys and values, and float32 arrays of one block's logits; or the three MLP arrays. XLA on CPU holds two such
-    arrays where the row is one block, and four where it goes block by block.
+    arrays where the row is one block, and about three where it goes block by block; on TPU fewer.
     """
     cfg, t, width, tokens = setup.student, setup.tensor, setup.width, rows * columns
     stream = tokens * cfg.width * (3 * width + 4)
-    logits = 2 if columns <= BLOCK else 4
+    logits = 2 if columns <= BLOCK else 3
     return stream + max(_attention_bytes(setup, rows, columns, 1, logits), tokens * 3 * cfg.mlp_width * width / t)
 
 
@@ -163,17 +163,24 @@ def backward_bytes(setup: Setup, rows: int, columns: int) -> float:
     return tokens * cfg.width * (6 * width + 8) + _attention_bytes(setup, rows, columns, 2, logits) + mlp
 
 
-def head_bytes(setup: Setup, slots: int) -> float:
-    """Hidden states of the scored tokens, and three float32 arrays of a chunk's logits."""
+def head_bytes(setup: Setup, slots: int, arrays: int) -> float:
+    """Hidden states of the scored tokens, and so many float32 arrays of a chunk's logits."""
     cfg, micro = setup.student, setup.config.micro
-    chunk = 3 * 4 * min(micro.logit_chunk, slots) * cfg.vocab_size / setup.tensor
+    chunk = arrays * 4 * min(micro.logit_chunk, slots) * cfg.vocab_size / setup.tensor
     return 2 * slots * cfg.width * setup.width + chunk
+
+
+def scoring_bytes(setup: Setup) -> float:
+    """Activations of a micro-batch that is scored: the larger of one layer's and the head's forward pass."""
+    micro = setup.config.micro
+    head = head_bytes(setup, micro.rows * micro.slots, arrays=1)
+    return max(forward_bytes(setup, micro.rows, micro.width), head)
 
 
 def training_bytes(setup: Setup) -> float:
     """Activations of a micro-step: what all layers keep, and the larger of one layer's and the head's backward pass."""
     cfg, micro = setup.student, setup.config.micro
-    head = head_bytes(setup, micro.rows * micro.slots)
+    head = head_bytes(setup, micro.rows * micro.slots, arrays=3)
     if not cfg.lora:
         head += 2 * 4 * cfg.vocab_size * cfg.width / (setup.gathers * setup.tensor)  # its gradient, summed over chunks
     layer = backward_bytes(setup, micro.rows, micro.width)
@@ -184,22 +191,33 @@ def diagnosis(setup: Setup, trained: float) -> dict[str, float]:
     """The backward pass of one sequence, its gradient, and a sum of gradients for each branch."""
     rollout, cfg = setup.config.rollout, setup.student
     columns = rollout.max_prompt_tokens + rollout.max_new_tokens
-    head = head_bytes(setup, rollout.max_new_tokens) + 4 * cfg.vocab_size * cfg.width / (setup.gathers * setup.tensor)
+    head = head_bytes(setup, rollout.max_new_tokens, 3) + 4 * cfg.vocab_size * cfg.width / (
+        setup.gathers * setup.tensor
+    )
     layer = backward_bytes(setup, 1, columns)
     activations = saved_bytes(setup, 1, columns, "none") + max(layer, head)
     return {"gradients": 4 * (len(setup.teachers) + 1) * trained, "activations": activations}
 
 
 def decoding(setup: Setup, prompts: int, at_once: int, new_tokens: int) -> dict[str, float]:
-    """Sampling: the prompts' keys and values until they are copied into the cache, or the prompts' own forward pass."""
+    """Sampling: the cache, the keys and values of prompts that are read ahead, and what reads them or draws tokens."""
     cfg, prompt = setup.student, setup.config.rollout.max_prompt_tokens
     rows = decoded_rows(setup, prompts, at_once)
-    of_prompts, cache = (rows * n * kv_bytes(setup, cfg) for n in (prompt, prompt + new_tokens))
-    logits = 4 * 4 * rows * cfg.vocab_size / setup.tensor
-    attention = rows * cfg.heads * (prompt + new_tokens) * 2 * 4 / setup.tensor
-    prefill = {"KV cache": of_prompts, "activations": forward_bytes(setup, rows, prompt) + logits}
-    decode = {"KV cache": of_prompts + cache, "activations": logits + attention}
-    return max(prefill, decode, key=lambda parts: sum(parts.values()))
+    columns = rows * (prompt + new_tokens) + read_ahead(rows) * prompt
+    reading, drawing = forward_bytes(setup, read_ahead(rows), prompt), drawing_bytes(setup, rows, new_tokens)
+    return {"KV cache": columns * kv_bytes(setup, cfg), "activations": max(reading, drawing)}
+
+
+def read_ahead(rows: int) -> int:
+    """Prompts that one device reads at a time, of so many rows that it decodes."""
+    return -(-rows // batching.AHEAD)
+
+
+def drawing_bytes(setup: Setup, rows: int, new_tokens: int) -> float:
+    """What drawing a token for each row adds: float32 logits and their distribution, and one layer's attention."""
+    columns = setup.config.rollout.max_prompt_tokens + new_tokens
+    logits = 4 * 4 * rows * setup.student.vocab_size / setup.tensor
+    return logits + rows * setup.student.heads * columns * 2 * 4 / setup.tensor
 
 
 def tasks(setup: Setup) -> list[tuple[int, int]]:
@@ -212,26 +230,20 @@ def tasks(setup: Setup) -> list[tuple[int, int]]:
 def phases(setup: Setup) -> list[Phase]:
     """Every phase of a run with what one device holds in it, in the order in which they come."""
     config, width, own = setup.config, setup.width, elements(setup.student, setup.mesh)
-    micro, rollout, adapters = config.micro, config.rollout, setup.student.lora is not None
+    rollout, adapters = config.rollout, setup.student.lora is not None
     trained = own.adapter if adapters else own.base
     weights = 4 * trained + (width * own.base if adapters else 0)
     moments = {"adamw": 8, "sgd": 0}
     copy = width * trained if width != 4 else 0  # the parameters that train, as the forward pass computes with them
     state = {"weights": weights, "moments": moments[config.optim.name] * trained, "copies": copy}
     gathered = width * own.largest * 2 if setup.gathers > 1 else 0  # of this layer and the next
-    scoring = {
-        "activations": forward_bytes(setup, micro.rows, micro.width) + head_bytes(setup, micro.rows * micro.slots),
-        "gathered": gathered,
-    }
+    scoring = {"activations": scoring_bytes(setup), "gathered": gathered}
     update = {
         "gradients": (4 + width) * trained,  # their sum, and those of a micro-batch
         "activations": training_bytes(setup),
         "gathered": 2 * gathered,  # and their gradients
     }
-    # Each layer's weights, cut out of the stack before the loop over tokens; XLA moves their gathering there as well.
-    sampling = {"copies": copy + width * own.layers}
-    if setup.gathers > 1:
-        sampling = {"copies": copy, "gathered": width * own.whole}
+    sampling = {"copies": copy + width * (own.whole + own.adapter), "gathered": gathered}  # gathered, layer by layer
     teachers = {name: _teacher_bytes(setup, name, own) for name in setup.teachers}
     largest = {"teacher": max(teachers.values())}
 

@@ -37,8 +37,13 @@ class Work:
         shares = devices.shares
         compute = self.flops / (devices.flops(precision) * getattr(shares, self.kind))
         memory = self.read / (devices.chip.bandwidth * shares.bandwidth)
-        others = sum(size / (devices.link(span) * shares.link) for span, size in self.link.items())
-        return max(compute, memory) + others + self.exchanges * EXCHANGE
+        return max(compute, memory) + self.waiting(devices)
+
+    def waiting(self, devices: Devices) -> float:
+        """Seconds of these in which bytes of other devices are on their way; nothing is taken to overlap."""
+        share = devices.shares.link
+        others = sum(size / (devices.link(span) * share) for span, size in self.link.items())
+        return others + self.exchanges * EXCHANGE
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,10 @@ def _passes(setup: Setup, rows: int, columns: int, slots: int, kind: str) -> Wor
     sums = 2 * (1 + 2 * training + again)  # of the residual stream over `tensor`, a layer
     trained = own.adapter if cfg.lora else own.base
     link = Counter()  # of the residual stream, of weights, of the copies' gradients
-    link[t] += sums * cfg.layers * rows * columns * cfg.width * setup.width * 2 * (t - 1) / t
+    link[t] += (sums * cfg.layers + 1) * rows * columns * cfg.width * setup.width * 2 * (t - 1) / t  # 1: embedding
     link[t * setup.gathers] += gathers * _gathered(setup)
     link[t * setup.shards] += training * 2 * 4 * trained * (copies - 1) / copies
-    exchanges = cfg.layers * (gathers * (setup.gathers > 1) + sums * (t > 1))
+    exchanges = cfg.layers * (gathers * (setup.gathers > 1) + sums * (t > 1)) + (t > 1)
     return Work(kind, flops / t, sweeps * setup.width * own.whole, link, exchanges)
 
 
@@ -110,31 +115,54 @@ def _gathered(setup: Setup) -> float:
     return setup.width * elements(setup.student, setup.mesh).whole * (setup.gathers - 1) / setup.gathers
 
 
+def micro_batch(setup: Setup, kind: str) -> Work:
+    """One micro-batch, scored or trained on, padding included."""
+    micro = setup.config.micro
+    return _passes(setup, micro.rows, micro.width, micro.slots, kind)
+
+
 def packed(setup: Setup, sequences: int, answered: int, share: float, kind: str) -> Work:
     """Scoring, or training on, so many sequences in micro-batches; answered: response tokens of the longest."""
     micro, prompt = setup.config.micro, setup.config.rollout.max_prompt_tokens
     fit = max(1, int(min(micro.width // ((prompt + answered) * share), micro.slots // (answered * share))))
     batches = math.ceil(math.ceil(sequences / fit) / (micro.rows * setup.shards))
-    return _passes(setup, micro.rows, micro.width, micro.slots, kind).times(batches)
+    return micro_batch(setup, kind).times(batches)
+
+
+def prefill(setup: Setup, rows: int) -> Work:
+    """The forward pass over a device's prompts, padding included, and the logits of a token for each."""
+    return _passes(setup, rows, setup.config.rollout.max_prompt_tokens, 1, "scoring")
+
+
+def token(setup: Setup, rows: int, columns: float) -> Work:
+    """One more token a row: every weight is read once, and so many columns of the cache."""
+    cfg, t = setup.student, setup.tensor
+    work = _passes(setup, rows, 1, 1, "decoding")
+    own = 4 * cfg.layers * cfg.heads * cfg.head_dim * rows / t  # of the attention, which `work` has for one column
+    flops = work.flops + own * (columns - 1)
+    read = work.read + rows * columns * kv_bytes(setup, cfg)
+    gathers = Counter({t * setup.gathers: _gathered(setup)})  # not for each token
+    return Work("decoding", flops, read, Counter(work.link) - gathers, (2 * cfg.layers + 1) * (t > 1))
+
+
+def waves(prompts: int, at_once: int) -> int:
+    """How often all rows that are decoded together are filled with prompts, where responses are equally long."""
+    return math.ceil(prompts / at_once)
 
 
 def sampled(setup: Setup, prompts: int, at_once: int, new_tokens: int, share: float) -> list[Work]:
-    """Sampling: the prompts' forward pass, then every weight and the whole cache once a token.
+    """Sampling: the prompts' forward pass, then every weight and the cache so far once a token.
 
-    The cache has the columns of the longest response from the start, so a short one reads as much a token. Weights
-    that are spread over `fsdp` are gathered once before the loop (XLA moves that there), and once for the prompts.
+    The cache is taken to grow with the responses, to P + share T columns: on average half of these T are read.
+    Weights that are spread over `fsdp` are gathered once before the loop (XLA moves that there), and once for the
+    prompts.
     """
-    cfg, prompt, t = setup.student, setup.config.rollout.max_prompt_tokens, setup.tensor
-    rounds, rows = math.ceil(prompts / at_once), decoded_rows(setup, prompts, at_once)
-    token = _passes(setup, rows, 1, 1, "decoding")
-    columns = prompt + new_tokens
-    flops = token.flops + rows * columns * 4 * cfg.layers * cfg.heads * cfg.head_dim / t
-    read = token.read + rows * columns * kv_bytes(setup, cfg)
-    again = Counter({t * setup.gathers: _gathered(setup)})
-    step = Work("decoding", flops, read, Counter(token.link) - again, 2 * cfg.layers * (t > 1))
-    prefill = _passes(setup, rows, prompt, 1, "scoring")
-    prefill = replace(prefill, link=Counter(prefill.link) + again)
-    return [prefill.times(rounds), step.times(rounds * new_tokens * share)]
+    rounds, rows = waves(prompts, at_once), decoded_rows(setup, prompts, at_once)
+    columns = setup.config.rollout.max_prompt_tokens + share * new_tokens / 2
+    first = prefill(setup, rows)
+    again = Counter({setup.tensor * setup.gathers: _gathered(setup)})
+    first = replace(first, link=Counter(first.link) + again)
+    return [first.times(rounds), token(setup, rows, columns).times(rounds * new_tokens * share)]
 
 
 def stages(setup: Setup, share: float) -> list[Stage]:

@@ -35,7 +35,10 @@ class Work:
 
 
 def matmul_rate(size: int = 2048) -> float:
-    """FLOP/s of a square float32 matrix product on one device, the best of three."""
+    """FLOP/s of a square float32 matrix product on one device, the best of three.
+
+    One of several simulated devices of a CPU reaches that of the whole processor.
+    """
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     product(x).block_until_ready()
@@ -83,8 +86,9 @@ def estimate(config: ConfigDict, read: Inputs) -> str:
         tokens = batch * (mean(prompts) + new)
         cycle += Work(scored=2 * tokens + batch * max(map(len, prompts)), trained=share * tokens, decoded=batch * new)
     recover = cycle.times(config.steps / len(config.camopd.cycle))
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()  # simulated ones share the processor
     once, teachers, steps, last = (
-        f"{minutes(work, cfg, rate, jax.device_count()):.0f} min"
+        f"{minutes(work, cfg, rate, devices):.0f} min"
         for work in (specialise, evaluate.times(len(branches) + len(config.eval.interpolation)), recover, evaluate)
     )
     return (

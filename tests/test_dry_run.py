@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from camopd_jax import chips, dry_run, footprint, forecast, scoring, sharding
+from camopd_jax import advice, chips, dry_run, footprint, forecast, scoring, sharding
 from camopd_jax.models import decoder, export, known, tiny
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.huggingface import config_to_hf
@@ -33,6 +33,10 @@ def config(preset, **values):
 
 def setup(preset, count, **values):
     return dry_run.resolve(config(preset, **values), count)
+
+
+def page(config, devices):
+    return "\n".join(dry_run.lines(config, devices, compile=False))
 
 
 def phase(setup, name):
@@ -150,8 +154,7 @@ def test_the_formulas_are_near_what_xla_allocates():
 
     packed = PackedTokens(*[of(1, 2048)] * 3, *[of(1, 1024)] * 2, of(1, 1024, bool))
     score = functools.partial(scoring.score, graph, temperature=1.0, chunk=96, dtype="float32", remat="full")
-    forward = footprint.forward_bytes(s, 1, 2048) + footprint.head_bytes(s, 1024)
-    assert forward == pytest.approx(allocated(score, shapes, packed), rel=0.3)
+    assert footprint.scoring_bytes(s) == pytest.approx(allocated(score, shapes, packed), rel=0.3)
     trained = allocated(jax.grad(lambda p, x: score(p, x).sum()), shapes, packed)
     assert footprint.training_bytes(s) == pytest.approx(trained, rel=0.3)
 
@@ -183,13 +186,25 @@ def test_operations_of_a_forward_pass_and_of_training():
 def test_decoding_reads_weights_and_cache_once_a_token():
     s, on = setup("paper", 8), chips.parse("v5p-16")
     prefill, tokens = forecast.sampled(s, 512, 64, 32768, 1.0)
-    cache = 64 * 36864 * 147_456 / 8
+    cache = 64 * (4096 + 32768 / 2) * 147_456 / 8  # it grows to 4096 + 32768 columns
     assert tokens.read / (8 * 32768) == pytest.approx(2 * footprint.elements(QWEN3_8B, s.mesh).whole + cache)
-    assert tokens.exchanges == 8 * 32768 * 2 * 36
+    assert tokens.exchanges == 8 * 32768 * (2 * 36 + 1)
     seconds = tokens.seconds(on, "bfloat16")
     assert seconds > tokens.read / (2765e9 * 0.6)  # bound by the memory, and waiting comes on top
-    assert forecast.sampled(s, 512, 64, 32768, 0.25)[1].read == tokens.read / 4
+    shorter = forecast.sampled(s, 512, 64, 32768, 0.25)[1]
+    assert tokens.read - 4 * shorter.read == pytest.approx(8 * 32768 * 64 * (32768 - 8192) / 2 * 147_456 / 8)
     assert prefill.flops > 0
+    last = forecast.token(s, 64, 36864)
+    assert last.flops - forecast.token(s, 64, 36863).flops == 64 * 4 * 36 * 32 * 128 / 8
+
+
+def test_waves_of_a_rollout():
+    assert [forecast.waves(512, rows) for rows in (512, 511, 64, 1)] == [1, 2, 8, 512]
+    text = page(config("paper"), "v5p-16")
+    assert "a rollout: 8 waves of 64 rows, 64 a data shard; a row's cache grows to 36864 columns" in text
+    assert "rollout.rows_at_once that fits: 86, so that 512 prompts take 6 waves" in text
+    text = page(config("paper", rollout__rows_at_once=512), "v5p-16")
+    assert "DOES NOT FIT" in text and "To make it fit: --config.rollout.rows_at_once=86" in text
 
 
 def test_weights_over_fsdp_are_gathered_once_a_rollout_and_twice_an_update():
@@ -212,10 +227,19 @@ def test_names_of_devices(name, chip, count):
     assert (on.chip.name, on.count) == (chip, count)
 
 
-@pytest.mark.parametrize("name", ["v5p", "v5p-15", "h100-0", "h300-8", "cpu-8", "", "v5e-4x4", "-8"])
+@pytest.mark.parametrize("name", ["v5p", "v5p-15", "h100-0", "h300-8", "cpu", "cpu-0", "", "v5e-4x4", "-8"])
 def test_wrong_names_of_devices(name):
     with pytest.raises(ValueError, match="allowed is CHIP-NUMBER"):
         chips.parse(name)
+
+
+def test_simulated_devices_share_this_machine(monkeypatch):
+    monkeypatch.setattr("camopd_jax.plan.matmul_rate", lambda: 8e9)
+    one, eight = chips.parse("cpu-1"), chips.parse("cpu-8")
+    assert (one.count, eight.count) == (1, 8)
+    assert one.flops("float32") == 8e9 and eight.flops("bfloat16") == 1e9
+    assert one.chip.memory == 8 * eight.chip.memory
+    assert "simulated" in eight.chip.name
 
 
 def test_devices_by_the_names_that_jax_gives():
@@ -270,9 +294,9 @@ def test_a_page_without_network(no_network, preset, mesh, devices):
     c = config(preset, **mesh)
     if c.mesh.tensor == 8 and devices == "v5e-1":
         with pytest.raises(ValueError, match="do not multiply to the 1 devices"):
-            dry_run.page(c, devices)
+            page(c, devices)
         return
-    lines = dry_run.page(c, devices).splitlines()
+    lines = page(c, devices).splitlines()
     assert len(lines) <= 45
     text = "\n".join(lines)
     assert c.teachers.general in text and "rollout" in text
@@ -285,26 +309,26 @@ def test_a_page_without_network(no_network, preset, mesh, devices):
                                              ("qwen3_0p6b", "v5e-1"), ("small", "l4-1")])  # fmt: skip
 def test_presets_fit_what_they_are_for(preset, devices):
     on = chips.parse(devices)
-    assert dry_run.fits(setup(preset, on.count), dry_run.USABLE * on.chip.memory)
+    assert advice.fits(setup(preset, on.count), advice.USABLE * on.chip.memory)
 
 
 def test_advice_makes_it_fit_and_holds_no_more_than_is_needed():
     on = chips.parse("h100-8")
-    room = dry_run.USABLE * on.chip.memory
+    room = advice.USABLE * on.chip.memory
     crowded = {"rollout__rows_at_once": 512, "micro__remat": "none", "micro__logit_chunk": 4096}
     s = setup("paper", 8, **crowded)
-    assert not dry_run.fits(s, room)
-    changes = dry_run.changes_that_fit(s, room)
+    assert not advice.fits(s, room)
+    changes = advice.changes_that_fit(s, room)
     assert {"rollout.rows_at_once", "micro.remat"} == set(changes)
-    assert dry_run.fits(dry_run._changed(s, changes), room)
+    assert advice.fits(advice.changed(s, changes), room)
     for key in changes:
-        assert not dry_run.fits(dry_run._changed(s, {k: v for k, v in changes.items() if k != key}), room)
+        assert not advice.fits(advice.changed(s, {k: v for k, v in changes.items() if k != key}), room)
     wide = setup("paper", 8, micro__rows=4, micro__remat="dots", rollout__rows_at_once=16)
-    assert dry_run.changes_that_fit(wide, room) == {"micro.rows": 1}  # remat, tried before it, is not needed then
-    rows = dry_run.most_rows(s, room)
+    assert advice.changes_that_fit(wide, room) == {"micro.rows": 1}  # remat, tried before it, is not needed then
+    rows = advice.most_rows(s, room)
     assert changes["rollout.rows_at_once"] == rows
     assert rows == 64  # eight rounds; seven are too few
-    assert phase(dry_run._changed(s, {"rollout.rows_at_once": 74}), "rollout").total > room
+    assert phase(advice.changed(s, {"rollout.rows_at_once": 74}), "rollout").total > room
 
 
 def test_a_mesh_that_does_not_fit_the_model_is_named():
@@ -365,6 +389,8 @@ def test_the_command_ends_well_and_leaves_nothing(tmp_path, preset, more):
     [
         (["--dry_run", "--devices=h9000-8"], "allowed is CHIP-NUMBER"),
         (["--devices=h100-8"], "allowed with --dry_run"),
+        (["--compile"], "allowed with --dry_run"),
+        (["--dry_run", "--compile", "--devices=h100-8"], "there is no compiler for these without one of them"),
         (["--dry_run", "--devices=h100-8", "--config.teachers.general=hf:nobody/nothing"], "a dry run knows"),
     ],
 )
