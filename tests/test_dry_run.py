@@ -75,7 +75,7 @@ def test_a_token_of_cache():
     assert footprint.kv_bytes(whole, QWEN3_8B) == 147_456  # 2 x 36 layers x 8 heads x 128 x 2 bytes
     assert footprint.kv_bytes(setup("paper", 8), QWEN3_8B) == 147_456 / 8
     assert footprint.kv_bytes(setup("paper", 16, mesh__tensor=16), QWEN3_8B) == 147_456  # 8 heads: not spread
-    rows = 64 * (4096 + 36864)  # 64 rows: the prompts' own keys and values, and the cache of prompts and responses
+    rows = 16 * 4096 + 64 * 36864  # a quarter of 64 rows' prompts, read ahead, and the cache of prompts and responses
     assert phase(setup("paper", 8), "rollout").parts["KV cache"] == rows * 147_456 / 8
 
 
@@ -89,7 +89,7 @@ def test_weights_of_a_device_under_fsdp():
     assert update["gradients"] == 4 * own + 2 * own
     assert update["teacher"] == update["copies"] == 2 * own
     assert update["gathered"] == 4 * 151936 * 4096 * 2  # the embedding is larger than a layer: this, next, gradients
-    assert phase(s, "rollout").parts["gathered"] == 2 * 8_190_735_360
+    assert phase(s, "rollout").parts["copies"] == 2 * own + 2 * 8_190_735_360  # to decode, gathered
 
 
 def test_tiny_on_one_device_holds_what_its_shapes_say():
