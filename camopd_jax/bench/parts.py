@@ -15,6 +15,7 @@ from camopd_jax.bench.setting import Setting
 from camopd_jax.bench.subject import Subject
 from camopd_jax.camopd import system as camopd
 from camopd_jax.camopd.records import Branch
+from camopd_jax.camopd.teachers import Teachers
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.models import decoder
 from camopd_jax.step import Steps, build_steps, make_optimizer
@@ -164,7 +165,7 @@ def step(b: Bench) -> list[Row]:
     branch = Branch("general", 0, b.prompts, [str(i) for i in range(s.prompts)], [], "absolute", RHO, 2.0)
     c = ConfigDict({"method": "camopd", "schedule": "method", "cycle": ("general",), "loss": "sampled"})
     collect = camopd.collector(
-        engine, camopd.Teachers({"general": teacher}), {"general": branch}, c,
+        engine, Teachers({"general": teacher}, "reread"), {"general": branch}, c,
         camopd.RolloutShape(s.prompts, s.rows_at_once, s.new_tokens), s.repeats + 1, s.seed, lambda params: params,
         lambda answers, rows, n: [], 0,
     )  # fmt: skip
