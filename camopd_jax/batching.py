@@ -116,8 +116,7 @@ class Sampler:
         cache_at = [(sharding.by_rows_and_heads(mesh, cfg.kv_heads),) * 2] * cfg.layers
         state_at = Decoding(cache_at, whole, *[rows] * 8)
         read_at = Prefilled(rows, cache_at, rows)
-        whole_at = jax.tree.map(sharding.gathered, params_at)  # once a rollout, not for each token
-        weights_at = whole_at | {"layers": [jax.tree.map(sharding.of_one_layer, whole_at["layers"])] * cfg.layers}
+        weights_at = params_at | {"layers": [jax.tree.map(sharding.of_one_layer, params_at["layers"])] * cfg.layers}
         how = {"temperature": shape.temperature, "stop_ids": stop_ids, "vocab": vocab}
         head = "embed" if cfg.tied_head else "head"
 

@@ -243,7 +243,7 @@ def phases(setup: Setup) -> list[Phase]:
         "activations": training_bytes(setup),
         "gathered": 2 * gathered,  # and their gradients
     }
-    sampling = {"copies": copy + width * (own.whole + own.adapter), "gathered": gathered}  # gathered, layer by layer
+    sampling = {"copies": copy + width * (own.base + own.adapter), "gathered": gathered}  # cut into layers; for prompts
     teachers = {name: _teacher_bytes(setup, name, own) for name in setup.teachers}
     largest = {"teacher": max(teachers.values())}
 

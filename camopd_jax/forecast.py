@@ -135,14 +135,20 @@ def prefill(setup: Setup, rows: int) -> Work:
 
 
 def token(setup: Setup, rows: int, columns: float) -> Work:
-    """One more token a row: every weight is read once, and so many columns of the cache."""
-    cfg, t = setup.student, setup.tensor
-    work = _passes(setup, rows, 1, 1, "decoding")
-    own = 4 * cfg.layers * cfg.heads * cfg.head_dim * rows / t  # of the attention, which `work` has for one column
-    flops = work.flops + own * (columns - 1)
-    read = work.read + rows * columns * kv_bytes(setup, cfg)
-    gathers = Counter({t * setup.gathers: _gathered(setup)})  # not for each token
-    return Work("decoding", flops, read, Counter(work.link) - gathers, (2 * cfg.layers + 1) * (t > 1))
+    """One more token a row: every weight is read once, and so many columns of the cache.
+
+    Over `fsdp` no weights move: each device multiplies its part of them with its columns of all rows' activations, and
+    what follows from the residual stream is summed up.
+    """
+    cfg, t, f = setup.student, setup.tensor, setup.gathers
+    work, own = _passes(setup, rows, 1, 1, "decoding"), elements(cfg, setup.mesh)
+    # Of the attention, which `work` has for one column.
+    flops = work.flops + 4 * cfg.layers * cfg.heads * cfg.head_dim * rows / t * (columns - 1)
+    read = setup.width * own.base + rows * columns * kv_bytes(setup, cfg)
+    link = Counter(work.link) - Counter({t * f: _gathered(setup)})
+    outcomes = (cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 2 * cfg.mlp_width
+    link[t * f] += cfg.layers * rows * f * outcomes / t * setup.width * 2 * (f - 1) / f
+    return Work("decoding", flops, read, link, (2 * cfg.layers + 1) * (t > 1) + 2 * cfg.layers * (f > 1))
 
 
 def waves(prompts: int, at_once: int) -> int:
@@ -154,15 +160,10 @@ def sampled(setup: Setup, prompts: int, at_once: int, new_tokens: int, share: fl
     """Sampling: the prompts' forward pass, then every weight and the cache so far once a token.
 
     The cache is taken to grow with the responses, to P + share T columns: on average half of these T are read.
-    Weights that are spread over `fsdp` are gathered once before the loop (XLA moves that there), and once for the
-    prompts.
     """
     rounds, rows = waves(prompts, at_once), decoded_rows(setup, prompts, at_once)
     columns = setup.config.rollout.max_prompt_tokens + share * new_tokens / 2
-    first = prefill(setup, rows)
-    again = Counter({setup.tensor * setup.gathers: _gathered(setup)})
-    first = replace(first, link=Counter(first.link) + again)
-    return [first.times(rounds), token(setup, rows, columns).times(rounds * new_tokens * share)]
+    return [prefill(setup, rows).times(rounds), token(setup, rows, columns).times(rounds * new_tokens * share)]
 
 
 def stages(setup: Setup, share: float) -> list[Stage]:

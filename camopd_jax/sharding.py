@@ -97,11 +97,6 @@ def of_one_layer(at: NamedSharding) -> NamedSharding:
     return NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
 
 
-def gathered(at: NamedSharding) -> NamedSharding:
-    """The sharding of a weight that was gathered to be used: what is left is computed where it lies."""
-    return NamedSharding(at.mesh, PartitionSpec(*[axis if axis == "tensor" else None for axis in at.spec]))
-
-
 def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
     """The same array, and its gradient, spread by the logical axes of its first dimensions; the others are whole.
 
