@@ -6,7 +6,7 @@ those of packing.py, padding included. What is not counted: compiling, reading w
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from camopd_jax import preflight
 from camopd_jax.camopd import methods
@@ -147,7 +147,8 @@ def token(setup: Setup, rows: int, columns: float) -> Work:
     read = setup.width * own.base + rows * columns * kv_bytes(setup, cfg)
     link = Counter(work.link) - Counter({t * f: _gathered(setup)})
     outcomes = (cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 2 * cfg.mlp_width
-    link[t * f] += cfg.layers * rows * f * outcomes / t * setup.width * 2 * (f - 1) / f
+    summed = cfg.layers * outcomes * setup.width + 4 * cfg.vocab_size  # bytes a row, the logits' among them
+    link[t * f] += rows * f * summed / t * 2 * (f - 1) / f
     return Work("decoding", flops, read, link, (2 * cfg.layers + 1) * (t > 1) + 2 * cfg.layers * (f > 1))
 
 

@@ -207,12 +207,14 @@ def test_waves_of_a_rollout():
     assert "DOES NOT FIT" in text and "To make it fit: --config.rollout.rows_at_once=86" in text
 
 
-def test_weights_over_fsdp_are_gathered_once_a_rollout_and_twice_an_update():
+def test_weights_over_fsdp_are_gathered_for_prompts_and_updates_and_stay_while_tokens_are_drawn():
     s = setup("paper", 8, mesh__replica=1, mesh__fsdp=8, mesh__tensor=1)
     others = 2 * 8_190_735_360 * 7 / 8
     prefill, tokens = forecast.sampled(s, 64, 64, 100, 1.0)
-    assert sum(prefill.link.values()) == pytest.approx(2 * others)  # for the prompts, and for the loop
-    assert sum(tokens.link.values()) == 0
+    assert sum(prefill.link.values()) == pytest.approx(others)
+    # Of 64 rows, over 8 devices: queries, keys, values and both MLP products of 36 layers, and float32 logits.
+    row = 36 * 2 * ((32 + 2 * 8) * 128 + 2 * 12288) + 4 * 151936
+    assert sum(tokens.link.values()) == pytest.approx(100 * 64 * row * 2 * 7 / 8)
     assert sum(forecast.packed(s, 1, 32768, 1.0, "scoring").link.values()) == pytest.approx(others)
     assert sum(forecast.packed(s, 1, 32768, 1.0, "training").link.values()) == pytest.approx(3 * others)
 
