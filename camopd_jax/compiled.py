@@ -208,7 +208,7 @@ def _bytes(setup: Setup, phases: dict, trained: int, ahead: int, drawn: int) -> 
     cast = scoring["copies"]  # the parameters that train, in the type of the forward pass
     held = {
         "update": weights + 4 * trained,  # the sum of gradients
-        "optimiser": weights + 4 * trained + update["moments"],
+        "optimiser": 2 * 4 * trained + update["moments"],
         "scoring": weights,
         "prefill": weights + read,
         "decode": rollout["copies"] - cast + rollout["KV cache"] - read,
