@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer("processes", None, "How many processes make the run.", flag_values=values)
     flags.DEFINE_integer("process", None, "Which of them this is, from 0.", flag_values=values)
     flags.DEFINE_bool(
-        "distributed", False, "Several processes make the run, as the cluster says (TPU slice, Slurm, MPI).",
+        "distributed", None, "Several processes make the run, as the cluster says (TPU slice, Slurm, MPI). By itself "
+        "in a step of Slurm with several tasks and on several TPU hosts, where --nodistributed makes them runs apart.",
         flag_values=values,
     )  # fmt: skip
 
@@ -49,6 +50,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--devices={values.devices}: allowed with --dry_run; a run takes what is here")
         if values.compile and not values.dry_run:
             raise ValueError("--compile: allowed with --dry_run; a run compiles what it needs")
+        if values.dry_run and (values.distributed or values.coordinator):
+            raise ValueError("--dry_run: allowed in one process, without --coordinator and --distributed")
         if values.dry_run:
             from camopd_jax import dry_run
 

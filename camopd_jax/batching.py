@@ -82,17 +82,22 @@ class Queue:
 
     def to_insert(self, column: int, keys_N2: np.ndarray, limits_N: Sequence[int]) -> Inserts | None:
         """Give free rows the prompts that were read, in turn, beginning before `column`; None: there are no more."""
-        shards, rows = self.owner.shape
-        source, slot, limit = (np.full((shards, self._ahead), x, np.int32) for x in (0, rows, 1))
-        key = np.zeros((shards, self._ahead, 2), np.uint32)
+        new, rows = self.nobody(), self.owner.shape[1]
         for s, (queue, places) in enumerate(zip(self._queues, self._places, strict=True)):
             for i, row in enumerate(np.flatnonzero(self.owner[s] < 0)[: self._ahead]):
                 if not queue or queue[0] not in places:
                     break
                 n = queue.pop(0)
                 self.owner[s, row], self.start[s, row] = n, column - len(self._prompts[n])
-                source[s, i], slot[s, i], key[s, i], limit[s, i] = places[n], row, keys_N2[n], limits_N[n]
-        return Inserts(source, slot, key, limit) if (slot < rows).any() else None
+                new.source_SI[s, i], new.slot_SI[s, i] = places[n], row
+                new.key_SI2[s, i], new.limit_SI[s, i] = keys_N2[n], limits_N[n]
+        return new if (new.slot_SI < rows).any() else None
+
+    def nobody(self) -> Inserts:
+        """Inserts that put nothing in."""
+        shards, rows = self.owner.shape
+        source, slot, limit = (np.full((shards, self._ahead), x, np.int32) for x in (0, rows, 1))
+        return Inserts(source, slot, np.zeros((shards, self._ahead, 2), np.uint32), limit)
 
     def finish(self, alive: np.ndarray) -> list[tuple[int, int]]:
         """Free the rows that are not alive; (row, its prompt) of each."""
@@ -147,7 +152,9 @@ class Sampler:
         self._decode = jax.jit(
             decode, in_shardings=(weights_at, state_at, None, None), out_shardings=(state_at, whole), donate_argnums=1
         )
-        self._widen = jax.jit(sampling.widen, static_argnums=1, in_shardings=(state_at,), out_shardings=state_at)
+        self._widen_layer = jax.jit(
+            sampling.widen, static_argnums=2, in_shardings=(cache_at[0], None), out_shardings=cache_at[0]
+        )
         self._compiled = False
 
     def __call__(
@@ -159,10 +166,10 @@ class Sampler:
           keys_N2: a raw key for each prompt; what is drawn for it depends on nothing else.
         """
         shape, sizes = self.shape, self.shape.columns()
-        weights, state = self._weights(params), self._empty()
+        weights = self._weights(params)
         if not self._compiled:
-            self._compile(weights, state)
-            state = self._empty()
+            self._compile(params, weights)
+        state = self._empty()
         tokens_BP, prompt_mask_BP = data.left_pad(prompts, shape.width, self._pad)
         response_BT = np.full((len(prompts), shape.steps), self._pad, np.int32)
         mask_BT, logp_BT = np.zeros(response_BT.shape, bool), np.zeros(response_BT.shape, np.float32)
@@ -178,7 +185,7 @@ class Sampler:
             oldest = int(queue.start[queue.owner >= 0].min())
             if column >= oldest + sizes[0]:
                 sizes = sizes[1:]
-                state = self._widen(state, sizes[0])
+                state = self._widen(state, column, sizes[0])
             free = int((queue.owner < 0).sum())
             enough = min(free + max(1, shape.rows // FREE), shape.rows) if queue.waiting else shape.rows
             state, seen = self._decode(weights, state, np.int32(enough), np.int32(oldest + sizes[0]))
@@ -193,7 +200,8 @@ class Sampler:
     def lower(self, params: Params) -> dict[str, Callable[[], jax.stages.Lowered]]:
         """The programs for shapes of parameters, with the largest cache; a call lowers one."""
         weights, state = jax.eval_shape(self._weights, params), jax.eval_shape(self._empty)
-        state = jax.eval_shape(functools.partial(sampling.widen, columns=self.shape.columns()[-1]), state)
+        wider = functools.partial(sampling.widen, columns=self.shape.columns()[-1])
+        state = state.replace(cache=[jax.eval_shape(wider, layer, state.column) for layer in state.cache])
         rows, one = (self._ahead * self._shards, self.shape.width), jax.ShapeDtypeStruct((), np.int32)
         prompts = [jax.ShapeDtypeStruct(rows, kind) for kind in (np.int32, bool)]
         return {
@@ -204,10 +212,23 @@ class Sampler:
     def _spread(self, tree: Any) -> Any:
         return sharding.spread(tree, self._rows)
 
-    def _compile(self, weights: Params, state: Decoding) -> None:
+    def _widen(self, state: Decoding, column: int, columns: int) -> Decoding:
+        """The same rows with a cache of more columns; beside both, no more than a layer is held twice."""
+        old, new = state.cache, []
+        state = state.replace(cache=[])
+        while old:
+            new.append(self._widen_layer(old.pop(0), np.int32(column), columns))
+        return state.replace(cache=new)
+
+    def _compile(self, params: Params, weights: Params) -> None:
         """Compile for all sizes of the cache now: in mid-run, where a longer response comes, nothing may compile."""
-        for wider in [*self.shape.columns()[1:], None]:
+        state, width, sizes = self._empty(), self.shape.width, self.shape.columns()
+        nobody = Queue([np.zeros(1, np.int32)], self._shards, self.shape.rows, self._ahead).nobody()
+        rows = (self._ahead * self._shards, width)
+        read = self._prefill(params, *self._spread((np.zeros(rows, np.int32), np.ones(rows, bool))))
+        for wider in [*sizes[1:], None]:
+            state = self._insert(weights, state, read, self._spread(nobody))
             state, _ = self._decode(weights, state, np.int32(0), np.int32(0))  # 0 rows are enough: draws nothing
             if wider:
-                state = self._widen(state, wider)
+                state = self._widen(state, width, wider)
         self._compiled = True

@@ -103,13 +103,18 @@ class Engine:
 
         Row i draws from fold_in(key, i), whatever is decoded beside it. `limits`: tokens of each response at most,
         1 to max_new_tokens (None: the latter).
+
+        Raises:
+          ValueError: if a limit is none of these.
         """
         shards = sharding.data_shards(self.mesh)
         rows = -(-min(batch, len(prompts)) // shards) * shards
-        key = jax.random.wrap_key_data(sharding.fetch(jax.random.key_data(key)))
-        keys = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts))))
+        key = jax.random.wrap_key_data(sharding.fetch(jax.random.key_data(key)), impl=jax.random.key_impl(key))
+        keys = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts))))[:, -2:]
         sampler = self._sampler(batching.Shape(rows, width, max_new_tokens, temperature))
         limits = [max_new_tokens] * len(prompts) if limits is None else limits
+        if not 1 <= min(limits) <= max(limits) <= max_new_tokens:
+            raise ValueError(f"limits of {min(limits)} to {max(limits)} tokens: allowed are 1 to {max_new_tokens}")
         return sampler(params, prompts, np.asarray(keys), limits)
 
     def score(self, params: Params, rollout: Rollout) -> np.ndarray:

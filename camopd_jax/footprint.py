@@ -108,8 +108,8 @@ def kv_bytes(setup: Setup, cfg: DecoderConfig) -> float:
 
 
 def decoded_rows(setup: Setup, prompts: int, at_once: int) -> int:
-    """Rows that one device decodes together: equal batches of at most `at_once`, rounded up to fill the devices."""
-    return -(-prompts // (-(-prompts // at_once) * setup.shards))
+    """Rows that one device decodes together: `at_once`, or as many as there are prompts, rounded up to fill all."""
+    return -(-min(prompts, at_once) // setup.shards)
 
 
 def forward_bytes(setup: Setup, rows: int, columns: int) -> float:

@@ -30,12 +30,13 @@ class Told(ValueError):
     """A mistake of which every process knows, so that each ends by itself, in order."""
 
 
-def start(coordinator: str | None, processes: int | None, process: int | None, distributed: bool) -> None:
+def start(coordinator: str | None, processes: int | None, process: int | None, distributed: bool | None) -> None:
     """Join the other processes of a run, if there are any; before this no device may have been touched.
 
     Args:
       coordinator, processes, process: HOST:PORT of process 0, how many there are, and which this is, from 0; None: as
-        the cluster says, if `distributed` or if it plainly starts several (a step of Slurm, a slice of TPU hosts).
+        the cluster says, if `distributed`, or if that is None and it plainly starts several (a step of Slurm, a slice
+        of TPU hosts).
 
     Raises:
       ValueError: if the arguments do not fit each other, or no cluster is found.
@@ -49,7 +50,7 @@ def start(coordinator: str | None, processes: int | None, process: int | None, d
         arguments["cluster_detection_method"] = "deactivate"
     elif len(missing) < len(given):
         raise ValueError(f"{missing[0]} is missing: allowed are all of {', '.join(given)}, or none of them")
-    elif not distributed and not started_by_cluster(os.environ):
+    elif distributed is False or (distributed is None and not started_by_cluster(os.environ)):
         return
     # Its handler of SIGTERM would swallow the signal outside of the training loop, which has its own.
     jax.config.update("jax_enable_preemption_service", False)
@@ -66,7 +67,7 @@ def start(coordinator: str | None, processes: int | None, process: int | None, d
         ) from None
     except RuntimeError as error:  # such as a coordinator that does not answer
         reason = " ".join(str(error).split())
-        raise ValueError(f"--coordinator: the {processes or ''} processes did not come together ({reason})") from None
+        raise ValueError(f"the processes of the run did not come together ({reason})") from None
     if not writer():
         sys.stdout = open(os.devnull, "w")
 
@@ -108,8 +109,8 @@ def explained(error: Exception) -> Exception:
         return error
     reason = " ".join(str(error).split())[:200]
     return RuntimeError(
-        "another process of this run has ended or cannot be reached, and what it said tells why; start all of them "
-        f"again with the same command, and the run goes on from its last checkpoint ({reason})"
+        "another process of this run has probably ended or cannot be reached, and what it said tells why; start all of "
+        f"them again with the same command, and the run goes on from its last checkpoint ({reason})"
     )
 
 

@@ -18,6 +18,8 @@ from camopd_jax import losses
 from camopd_jax.models import decoder as decoders
 from camopd_jax.types import Params
 
+KEYS = "threefry2x32"  # the kind of a row's key, of two words
+
 
 @flax.struct.dataclass
 class Prefilled:
@@ -94,7 +96,7 @@ def draw(
         token_N = jnp.argmax(logits_NV, axis=-1)
     else:
         logits_NV = logits_NV / temperature
-        keys_N = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(key_N2), count_N)
+        keys_N = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(key_N2, impl=KEYS), count_N)
         token_N = categorical(logits_NV, jax.vmap(jax.random.uniform)(keys_N))
     picked_N = jnp.take_along_axis(logits_NV, token_N[:, None], axis=1)[:, 0]
     return token_N.astype(jnp.int32), picked_N - jax.nn.logsumexp(logits_NV, axis=1)
@@ -211,12 +213,15 @@ def decode(
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def widen(state: Decoding, columns: int) -> Decoding:
-    """The same rows with a ring of more columns."""
-    before = state.cache[0][0].shape[-1]
-    newest_C = state.column - 1 - (state.column - 1 - jnp.arange(columns)) % columns  # the column that lies there
+def widen(
+    layer: tuple[jax.Array, jax.Array], column: jax.Array, columns: int
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """One layer's keys and values in a ring of more columns, before column `column` is written."""
+    k, v = layer
+    before = k.shape[-1]
+    newest_C = column - 1 - (column - 1 - jnp.arange(columns)) % columns  # the column that lies there
     place_C = newest_C % before  # of columns that are gone, anything: nobody sees them
-    return state.replace(cache=[(jnp.take(k, place_C, axis=3), jnp.take(v, place_C, axis=2)) for k, v in state.cache])
+    return jnp.take(k, place_C, axis=3), jnp.take(v, place_C, axis=2)
 
 
 def _by_shard(x: jax.Array, shards: int) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import batching, data, packing, sampling, scoring, sharding
+from camopd_jax import batching, data, metrics, packing, sampling, scoring, sharding
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder
 from camopd_jax.models.tiny import CONFIG as TINY
@@ -325,3 +325,26 @@ def test_a_prompt_is_read_once_for_a_group(eos, monkeypatch):
     monkeypatch.undo()
     assert len(set(map(tuple, expected))) > 10  # of one prompt, but each from its own key
     assert read[15:] == [tuple(p) for p in PROMPTS[:3]]  # the first fifteen are for the record of the rollout
+
+
+def test_nothing_compiles_after_the_first_rollout(eos, monkeypatch):
+    """Not for a response that needs a wider cache either, nor for a row that is refilled in it."""
+    monkeypatch.setattr(batching, "FIRST_ROOM", 2)
+    engine = engine_of(eos)
+    sample(engine, MANY[:6], batch=2, limits=[1, 2] * 3)
+    before = metrics.compilations()
+    sample(engine, MANY[:6], batch=2, limits=[STEPS, 3] * 3)
+    assert metrics.compilations() == before
+
+
+@pytest.mark.parametrize("limit", [0, STEPS + 1])
+def test_a_limit_beyond_the_response_is_refused(eos, limit):
+    with pytest.raises(ValueError, match=f"allowed are 1 to {STEPS}"):
+        sample(build_engine(eos, 1.0), limits=[1, 2, limit, 3, 4])
+
+
+def test_keys_of_another_kind_draw_too(eos):
+    engine = build_engine(eos, 1.0)
+    drawn = responses(sample(engine, key=jax.random.key(5, impl="rbg")))
+    assert drawn == responses(sample(engine, key=jax.random.key(5, impl="rbg")))
+    assert len(set(map(tuple, drawn))) == len(PROMPTS)

@@ -188,7 +188,7 @@ def test_an_exported_adapter_is_merged_into_the_weights(tmp_path):
     base, params = random_model()
     student, given = build(base, ADAPTER), rollout()
     trained = disturbed(student.fresh(0))
-    student.export(tmp_path / "export", trained, "float32")
+    student.export(tmp_path / "export", trained, "float32", write=True)
     model = load.load(f"path:{tmp_path / 'export'}")
     assert model.cfg == TINY and model.stop_ids == base.stop_ids
     layers = {k: np.asarray(v, np.float64) for k, v in trained["layers"].items()}

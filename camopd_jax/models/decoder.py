@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from camopd_jax import sharding
@@ -45,7 +46,7 @@ AXES |= {f"{t}_lora_b": ("layers", AXES[t][1], "lora") for t in TARGETS}
 
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names("product"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -127,7 +128,7 @@ class Block(nnx.Module):
 
     def product(self, name: str, x: jax.Array) -> jax.Array:
         """x W^T, with the bias and the low-rank update that the config gives this weight."""
-        y = product(x, getattr(self, name)[...])
+        y = checkpoint_name(product(x, getattr(self, name)[...]), "product")
         if self.cfg.qkv_bias and name in ("q", "k", "v"):
             y = y + getattr(self, f"{name}_bias")[...]
         lora = self.cfg.lora
