@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 100  # without a sign of life for so long, a process counts as gone, and the others end
+SEEN_SECONDS = 40  # until a file is seen by all hosts, or the disk is not shared
 CHUNK = 1 << 26  # bytes of each process that are exchanged at a time: they go through the devices
 EMPTY = np.zeros(0, np.int32)
 
@@ -254,6 +256,14 @@ def write(path: Path, save: Callable[[bool], None]) -> None:
         first = {names[i]: i for i in reversed(range(len(names))) if lacking[i]}
         save(first.get(platform.node()) == index())
         gather(None)
+
+
+def appears(path: Path) -> bool:
+    """Whether a file that the writer wrote is seen here: a network disk may show it half a minute late."""
+    late = time.monotonic() + SEEN_SECONDS
+    while not path.is_file() and time.monotonic() < late:
+        time.sleep(1)
+    return path.is_file()
 
 
 def absent(path: Path) -> list[bool]:

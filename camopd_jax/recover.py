@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
             metrics.write_config(workdir, config, models, data)
         hosts.gather(None)
-        if not (workdir / "config.json").is_file():
+        if not hosts.appears(workdir / "config.json"):
             raise ValueError(f"--workdir={workdir}: not all hosts see what is written there; allowed is a shared disk")
 
     student = Student(read.engine, read.base)
