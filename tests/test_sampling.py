@@ -281,7 +281,7 @@ MANY = [np.random.default_rng(n).integers(TINY.vocab_size, size=1 + n % WIDTH).a
 LIMITS = [1 + 5 * n % STEPS for n in range(21)]  # rows end at different times
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [1, 2, 8])
 def test_refilled_rows_answer_as_alone(eos, shards):
     """21 prompts on 4 rows: greedy answers equal the plain loop's token by token, drawn ones those of 22 rows."""
     engine = engine_of(eos, shards)
