@@ -213,9 +213,7 @@ def decode(
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def widen(
-    layer: tuple[jax.Array, jax.Array], column: jax.Array, columns: int
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+def widen(layer: tuple[jax.Array, jax.Array], column: jax.Array, columns: int) -> tuple[jax.Array, jax.Array]:
     """One layer's keys and values in a ring of more columns, before column `column` is written."""
     k, v = layer
     before = k.shape[-1]
