@@ -24,6 +24,16 @@ AHEAD = 4  # one part in so many of the rows is read ahead together
 FREE = 8  # decoding pauses when one part in so many has finished while prompts are waiting
 
 
+def rows_of_shard(prompts: int, at_once: int, shards: int) -> int:
+    """Rows that one data shard decodes together: of `at_once`, or of as many as there are prompts, rounded up."""
+    return -(-min(prompts, at_once) // shards)
+
+
+def read_ahead(rows: int) -> int:
+    """Prompts that one data shard reads at a time, of so many rows that it decodes."""
+    return -(-rows // AHEAD)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a sampler is compiled for."""
@@ -82,7 +92,8 @@ class Queue:
 
     def to_insert(self, column: int, keys_N2: np.ndarray, limits_N: Sequence[int]) -> Inserts | None:
         """Give free rows the prompts that were read, in turn, beginning before `column`; None: there are no more."""
-        new, rows = self.nobody(), self.owner.shape[1]
+        shards, rows = self.owner.shape
+        new = _nobody(shards, rows, self._ahead)
         for s, (queue, places) in enumerate(zip(self._queues, self._places, strict=True)):
             for i, row in enumerate(np.flatnonzero(self.owner[s] < 0)[: self._ahead]):
                 if not queue or queue[0] not in places:
@@ -93,18 +104,18 @@ class Queue:
                 new.key_SI2[s, i], new.limit_SI[s, i] = keys_N2[n], limits_N[n]
         return new if (new.slot_SI < rows).any() else None
 
-    def nobody(self) -> Inserts:
-        """Inserts that put nothing in."""
-        shards, rows = self.owner.shape
-        source, slot, limit = (np.full((shards, self._ahead), x, np.int32) for x in (0, rows, 1))
-        return Inserts(source, slot, np.zeros((shards, self._ahead, 2), np.uint32), limit)
-
     def finish(self, alive: np.ndarray) -> list[tuple[int, int]]:
         """Free the rows that are not alive; (row, its prompt) of each."""
         done = (self.owner >= 0) & ~alive.reshape(self.owner.shape)
         freed = list(zip(np.flatnonzero(done).tolist(), self.owner[done].tolist(), strict=True))
         self.owner[done] = -1
         return freed
+
+
+def _nobody(shards: int, rows: int, ahead: int) -> Inserts:
+    """Inserts that put nothing in."""
+    source, slot, limit = (np.full((shards, ahead), x, np.int32) for x in (0, rows, 1))
+    return Inserts(source, slot, np.zeros((shards, ahead, 2), np.uint32), limit)
 
 
 class Sampler:
@@ -116,7 +127,7 @@ class Sampler:
     ):  # fmt: skip
         self.shape, self._pad = shape, pad_id
         self._shards = sharding.data_shards(mesh)
-        self._ahead = -(-shape.rows // (AHEAD * self._shards))
+        self._ahead = read_ahead(shape.rows // self._shards)
         rows, whole = sharding.by_rows(mesh), sharding.replicated(mesh)
         cache_at = [(sharding.by_rows_and_heads(mesh, cfg.kv_heads),) * 2] * cfg.layers
         state_at = Decoding(cache_at, whole, *[rows] * 8)
@@ -223,11 +234,11 @@ class Sampler:
     def _compile(self, params: Params, weights: Params) -> None:
         """Compile for all sizes of the cache now: in mid-run, where a longer response comes, nothing may compile."""
         state, width, sizes = self._empty(), self.shape.width, self.shape.columns()
-        nobody = Queue([np.zeros(1, np.int32)], self._shards, self.shape.rows, self._ahead).nobody()
+        nobody = self._spread(_nobody(self._shards, self.shape.rows // self._shards, self._ahead))
         rows = (self._ahead * self._shards, width)
         read = self._prefill(params, *self._spread((np.zeros(rows, np.int32), np.ones(rows, bool))))
         for wider in [*sizes[1:], None]:
-            state = self._insert(weights, state, read, self._spread(nobody))
+            state = self._insert(weights, state, read, nobody)
             state, _ = self._decode(weights, state, np.int32(0), np.int32(0))  # 0 rows are enough: draws nothing
             if wider:
                 state = self._widen(state, width, wider)

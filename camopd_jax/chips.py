@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -119,17 +120,24 @@ def here() -> Devices:
     return _cpu(jax.device_count())
 
 
+def fastest(call: Callable[[], object], times: int) -> float:
+    """Seconds of the fastest of so many calls, after one that is not counted."""
+    call()
+    best = float("inf")
+    for _ in range(times):
+        clock = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - clock)
+    return best
+
+
 def _cpu(count: int) -> Devices:
     """This machine's processor as `count` devices, which share its rates and memory."""
     from camopd_jax import plan  # slow to import
 
     x = np.ones(2**25, np.float32)  # larger than any cache
     y = np.empty_like(x)
-    best = float("inf")
-    for _ in range(3):
-        clock = time.perf_counter()
-        np.copyto(y, x)
-        best = min(best, time.perf_counter() - clock)
+    best = fastest(lambda: np.copyto(y, x), 3)
     with jax.default_device(jax.devices("cpu")[0]):
         rate = plan.matmul_rate() / count
     memory, copied = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 2 * x.nbytes / best / count

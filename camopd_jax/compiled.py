@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from camopd_jax import chips, exchanged, footprint, forecast, scoring, sharding
-from camopd_jax.batching import Shape
+from camopd_jax import batching, chips, exchanged, footprint, forecast, scoring, sharding
 from camopd_jax.camopd import system
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.footprint import Setup
@@ -145,9 +144,11 @@ def programs(setup: Setup, devices: list) -> dict[str, Callable[[], jax.stages.C
         engine.scorer(numerics.temperature, micro.remat, function), adapter if cfg.lora else engine.shapes, mesh,
         decoder.AXES, objective, make_optimizer(**config.optim, decay_steps=0), frozen,
     )  # fmt: skip
-    drawn = footprint.decoded_rows(setup, config.rollout.batch_size, config.rollout.rows_at_once) * shards
     rollout = config.rollout
-    sampler = engine._sampler(Shape(drawn, rollout.max_prompt_tokens, rollout.max_new_tokens, numerics.temperature))
+    drawn = footprint.decoded_rows(setup, rollout.batch_size, rollout.rows_at_once) * shards
+    sampler = engine._sampler(
+        batching.Shape(drawn, rollout.max_prompt_tokens, rollout.max_new_tokens, numerics.temperature)
+    )
     score = engine._compiled(scoring.score, 0, ())
     lowered = {
         "update": lambda: steps.micro.lower(trained, trained, Update(packed, slots, slots, slots), frozen),
@@ -184,7 +185,7 @@ def planned(setup: Setup) -> dict[str, Figures]:
     trained = own.adapter if setup.student.lora else own.base
     single, rollout = one_layer(setup), setup.config.rollout
     drawn = footprint.decoded_rows(setup, rollout.batch_size, rollout.rows_at_once)
-    ahead, columns = footprint.read_ahead(drawn), single.config.rollout.max_prompt_tokens + rollout.max_new_tokens
+    ahead, columns = batching.read_ahead(drawn), single.config.rollout.max_prompt_tokens + rollout.max_new_tokens
     works = {
         "update": [forecast.micro_batch(single, "training")],
         "optimiser": [],

@@ -108,7 +108,7 @@ class Engine:
           ValueError: if a limit is none of these.
         """
         shards = sharding.data_shards(self.mesh)
-        rows = -(-min(batch, len(prompts)) // shards) * shards
+        rows = batching.rows_of_shard(len(prompts), batch, shards) * shards
         key = jax.random.wrap_key_data(sharding.fetch(jax.random.key_data(key)), impl=jax.random.key_impl(key))
         keys = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts))))[:, -2:]
         sampler = self._sampler(batching.Shape(rows, width, max_new_tokens, temperature))

@@ -108,8 +108,8 @@ def kv_bytes(setup: Setup, cfg: DecoderConfig) -> float:
 
 
 def decoded_rows(setup: Setup, prompts: int, at_once: int) -> int:
-    """Rows that one device decodes together: `at_once`, or as many as there are prompts, rounded up to fill all."""
-    return -(-min(prompts, at_once) // setup.shards)
+    """Rows that one device decodes together."""
+    return batching.rows_of_shard(prompts, at_once, setup.shards)
 
 
 def forward_bytes(setup: Setup, rows: int, columns: int) -> float:
@@ -203,14 +203,9 @@ def decoding(setup: Setup, prompts: int, at_once: int, new_tokens: int) -> dict[
     """Sampling: the cache, the keys and values of prompts that are read ahead, and what reads them or draws tokens."""
     cfg, prompt = setup.student, setup.config.rollout.max_prompt_tokens
     rows = decoded_rows(setup, prompts, at_once)
-    columns = rows * (prompt + new_tokens) + read_ahead(rows) * prompt
-    reading, drawing = forward_bytes(setup, read_ahead(rows), prompt), drawing_bytes(setup, rows, new_tokens)
+    columns = rows * (prompt + new_tokens) + batching.read_ahead(rows) * prompt
+    reading, drawing = forward_bytes(setup, batching.read_ahead(rows), prompt), drawing_bytes(setup, rows, new_tokens)
     return {"KV cache": columns * kv_bytes(setup, cfg), "activations": max(reading, drawing)}
-
-
-def read_ahead(rows: int) -> int:
-    """Prompts that one device reads at a time, of so many rows that it decodes."""
-    return -(-rows // batching.AHEAD)
 
 
 def drawing_bytes(setup: Setup, rows: int, new_tokens: int) -> float:

@@ -1,6 +1,5 @@
 """How long a run will take on this machine: operations to do, over a rate measured in half a second."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from camopd_jax import chips
 from camopd_jax.camopd import methods
 from camopd_jax.inputs import Inputs
 from camopd_jax.models.decoder import DecoderConfig, layer_products
@@ -41,13 +41,7 @@ def matmul_rate(size: int = 2048) -> float:
     """
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
-    product(x).block_until_ready()
-    best = float("inf")
-    for _ in range(3):
-        clock = time.perf_counter()
-        product(x).block_until_ready()
-        best = min(best, time.perf_counter() - clock)
-    return 2 * size**3 / best
+    return 2 * size**3 / chips.fastest(lambda: product(x).block_until_ready(), 3)
 
 
 def parameters(cfg: DecoderConfig) -> int:

@@ -167,7 +167,7 @@ def insert(
         token_B=put(state.token_B, token_I),
         count_B=put(state.count_B, count_I + 1),
         limit_B=put(state.limit_B, limit_I),
-        alive_B=put(state.alive_B, ~jnp.isin(token_I, jnp.asarray(stop_ids, jnp.int32)) & (limit_I > 1)),
+        alive_B=put(state.alive_B, _goes_on(token_I, count_I + 1, limit_I, stop_ids)),
         key_B2=put(state.key_B2, key_I2),
         response_BT=put(state.response_BT, response_IT),
         logp_BT=put(state.logp_BT, logp_IT),
@@ -185,7 +185,6 @@ def decode(
     """
     decoder, layers = decoders.of_unstacked(graph, weights)
     columns, rows = state.cache[0][0].shape[-1], jnp.arange(len(state.alive_B))
-    stop = jnp.asarray(stop_ids, jnp.int32)
 
     def unfinished(state: Decoding):
         return (jnp.sum(~state.alive_B) < enough) & (state.column < last)
@@ -205,7 +204,7 @@ def decode(
             column=state.column + 1,
             token_B=token_B,
             count_B=count_B,
-            alive_B=state.alive_B & ~jnp.isin(token_B, stop) & (count_B < state.limit_B),
+            alive_B=state.alive_B & _goes_on(token_B, count_B, state.limit_B, stop_ids),
             response_BT=state.response_BT.at[rows, place_B].set(token_B, mode="drop"),
             logp_BT=state.logp_BT.at[rows, place_B].set(logp_B, mode="drop"),
         )
@@ -220,6 +219,11 @@ def widen(layer: tuple[jax.Array, jax.Array], column: jax.Array, columns: int) -
     newest_C = column - 1 - (column - 1 - jnp.arange(columns)) % columns  # the column that lies there
     place_C = newest_C % before  # of columns that are gone, anything: nobody sees them
     return jnp.take(k, place_C, axis=3), jnp.take(v, place_C, axis=2)
+
+
+def _goes_on(token_N: jax.Array, count_N: jax.Array, limit_N: jax.Array, stop_ids: tuple[int, ...]) -> jax.Array:
+    """Whether a row draws again after its token number `count`."""
+    return ~jnp.isin(token_N, jnp.asarray(stop_ids, jnp.int32)) & (count_N < limit_N)
 
 
 def _by_shard(x: jax.Array, shards: int) -> jax.Array:

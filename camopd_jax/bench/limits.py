@@ -1,6 +1,5 @@
 """What this machine does at most: matrix products and copies, timed beside what is measured."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from camopd_jax import chips
+from camopd_jax.chips import fastest
 
 BEST_OF = 5
 
@@ -64,18 +64,18 @@ class Machine:
         """
         n, numbers = self._sizes.square, self._sizes.numbers
         x_NN = (jax.random.normal(jax.random.key(0), (n, n)) / n**0.5).astype(self._precision)
-        product = 2 * n**3 * self._sizes.chain / _best(lambda: self._product(x_NN, x_NN).block_until_ready())
+        product = 2 * n**3 * self._sizes.chain / fastest(lambda: self._product(x_NN, x_NN).block_until_ready(), BEST_OF)
         if self.on_cpu:
             host_NN = np.array(x_NN, np.float32)
-            product = max(product, 2 * n**3 / _best(partial(np.matmul, host_NN, host_NN)))
+            product = max(product, 2 * n**3 / fastest(partial(np.matmul, host_NN, host_NN), BEST_OF))
         return Rates(self.count * product, self.count * self._copy_rate(numbers))
 
     def _copy_rate(self, numbers: int) -> float:
         x = jnp.ones(numbers, jnp.float32)
-        best = _best(lambda: self._copy(x).block_until_ready())
+        best = fastest(lambda: self._copy(x).block_until_ready(), BEST_OF)
         if self.on_cpu:
             source = np.asarray(x)
-            best = min(best, _best(partial(np.copyto, np.zeros_like(source), source)))
+            best = min(best, fastest(partial(np.copyto, np.zeros_like(source), source), BEST_OF))
         return 8 * numbers / best
 
     def peak(self) -> Rates | None:
@@ -88,14 +88,3 @@ class Machine:
             return None
         flops = chip.flops if self._precision == "bfloat16" else chip.flops32
         return Rates(self.count * flops, self.count * chip.bandwidth)
-
-
-def _best(call: Callable) -> float:
-    """Seconds of the fastest of five calls, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(BEST_OF):
-        clock = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - clock)
-    return min(seconds)
