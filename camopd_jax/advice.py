@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from camopd_jax import footprint, forecast, inputs, preflight, sharding
+from camopd_jax import footprint, forecast, inputs, rules, sharding
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import Setup
 from camopd_jax.models import known
@@ -26,9 +26,9 @@ def resolve(config: ConfigDict, count: int) -> Setup:
 
 def _setup(config: ConfigDict, count: int, checked: bool) -> Setup:
     mesh = sharding.abstract_mesh(**config.mesh, devices=count)
-    preflight.check_devices(config, sharding.data_shards(mesh))
-    base, made = footprint.base_source(config), preflight.SPECIALISE
-    sources = {name: config.teachers[name] for name in preflight.branches(config)}
+    rules.check_devices(config, sharding.data_shards(mesh))
+    base, made = footprint.base_source(config), rules.SPECIALISE
+    sources = {name: config.teachers[name] for name in rules.branches(config)}
     teachers = {name: known.architecture(base if s == made else s) for name, s in sources.items()}
     for name, source in sources.items():
         if checked and source != made:  # that one has the architecture of its base, which is a teacher too

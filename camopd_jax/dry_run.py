@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from camopd_jax import advice, chips, footprint, forecast, preflight
+from camopd_jax import advice, chips, footprint, forecast, rules
 from camopd_jax.advice import USABLE, digits, resolve
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import PARTS, Setup
@@ -25,7 +25,7 @@ def lines(config: ConfigDict, devices: str | None, compile: bool) -> Iterator[st
       ValueError: if a value of the config, a model source or the devices' name is wrong, the mesh does not fit, or
         these devices have no compiler here.
     """
-    preflight.check_config(config)
+    rules.check_config(config)
     table = ()
     if compile:
         from camopd_jax import compiled  # slow to import
@@ -50,7 +50,7 @@ def _header(setup: Setup, on: Devices) -> Iterator[str]:
         source = config.teachers[name]
         made = f"made by {config.specialise.steps} updates of {config.specialise.batch_size} examples"
         start = ", the start of the student" if name == config.student else ""
-        what = made if source == preflight.SPECIALISE else source
+        what = made if source == rules.SPECIALISE else source
         yield f"  {name} teacher: {what}, {digits(footprint.parameters(cfg) / 1e6)} million parameters{start}"
     trains = f"an adapter of rank {config.lora.rank}" if config.lora.rank else "all weights"
     yield (

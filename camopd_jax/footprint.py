@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from camopd_jax import batching, preflight, sharding
+from camopd_jax import batching, rules, sharding
 from camopd_jax.models import decoder, lora
 from camopd_jax.models.attention import BLOCK
 from camopd_jax.models.decoder import DecoderConfig
@@ -243,7 +243,7 @@ def phases(setup: Setup) -> list[Phase]:
     largest = {"teacher": max(teachers.values())}
 
     found = []
-    if preflight.SPECIALISE in config.teachers.values():
+    if rules.SPECIALISE in config.teachers.values():
         moved = {"moments": moments[config.specialise.optim.name] * trained}
         found.append(_phase("specialise", state, moved, update))
     drawn = decoding(setup, rollout.batch_size, rollout.rows_at_once, rollout.max_new_tokens)
@@ -282,9 +282,9 @@ def _teacher_bytes(setup: Setup, name: str, own: Elements) -> float:
 
 def _shares_base(setup: Setup, name: str) -> bool:
     """Whether a teacher is the student's base, or is made from it."""
-    return setup.config.teachers[name] in (preflight.SPECIALISE, base_source(setup.config))
+    return setup.config.teachers[name] in (rules.SPECIALISE, base_source(setup.config))
 
 
 def base_source(config: ConfigDict) -> str:
     """The source of the model from which the student, or its specialisation, starts."""
-    return config.teachers[preflight.base_branch(config)]
+    return config.teachers[rules.base_branch(config)]

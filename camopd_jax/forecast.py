@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from camopd_jax import preflight
+from camopd_jax import rules
 from camopd_jax.camopd import methods
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import Setup, decoded_rows, elements, kv_bytes, tasks
@@ -173,7 +173,7 @@ def stages(setup: Setup, share: float) -> list[Stage]:
     rollout, e, s = config.rollout, config.eval, config.specialise
     longest = rollout.max_new_tokens
     found = []
-    if preflight.SPECIALISE in config.teachers.values():
+    if rules.SPECIALISE in config.teachers.values():
         learned = packed(setup, s.batch_size, e.max_domain_tokens, share, "training")
         found.append(Stage("specialise, an update", s.steps, [learned]))
     mixed = config.student != "general" and setup.teachers[config.student] == setup.teachers["general"]

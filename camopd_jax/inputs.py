@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from camopd_jax import hosts, preflight, prompts, sharding
+from camopd_jax import hosts, prompts, rules, sharding
 from camopd_jax.camopd.system import Branch
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.evals import suite
@@ -32,7 +32,7 @@ class Inputs:
     @property
     def specialised(self) -> str | None:
         """The branch whose teacher the run makes."""
-        return preflight.specialised(self.config)
+        return rules.specialised(self.config)
 
     @property
     def base(self) -> Model:
@@ -45,7 +45,7 @@ def read(config: ConfigDict) -> Inputs:
     Raises:
       ValueError: naming what is wrong, where, and what is allowed.
     """
-    names = preflight.branches(config)
+    names = rules.branches(config)
     _mesh(config)
     for source in _sources(config).values():
         load.check(source)
@@ -78,13 +78,13 @@ def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
 
 def _mesh(config: ConfigDict):
     mesh = sharding.make_mesh(**config.mesh)
-    preflight.check_devices(config, sharding.data_shards(mesh))
+    rules.check_devices(config, sharding.data_shards(mesh))
     return mesh
 
 
 def _sources(config: ConfigDict) -> dict[str, str]:
     """The model sources that are given, by branch."""
-    return {n: config.teachers[n] for n in preflight.branches(config) if config.teachers[n] != preflight.SPECIALISE}
+    return {n: config.teachers[n] for n in rules.branches(config) if config.teachers[n] != rules.SPECIALISE}
 
 
 def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: DecoderConfig) -> None:
@@ -108,7 +108,7 @@ def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: De
 
 def base_of(config: ConfigDict, models: dict[str, Model]) -> Model:
     """The model from which the student, or its specialisation, starts."""
-    return models[preflight.base_branch(config)]
+    return models[rules.base_branch(config)]
 
 
 def engine_of(config: ConfigDict, mesh: Mesh, model: Model) -> Engine:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax import chat, data, preflight, sources
+from camopd_jax import chat, data, rules, sources
 from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Chat, Encoded
 from camopd_jax.data import Reader
@@ -45,7 +45,7 @@ def load(config: ConfigDict, names: Sequence[str]) -> Loaded:
     """
     e, seed = config.eval, config.seed + 1000
     read = functools.cache(sources.read)  # train, held-out and examples are parts of one source, which is read once
-    made = preflight.specialised(config)
+    made = rules.specialised(config)
     heldout = {name: _heldout(config, read, name, count=e.prompts, seed=seed) for name in names}
     full = {
         name: _heldout(

@@ -16,8 +16,8 @@ from camopd_jax import (
     metrics,
     outcome,
     plan,
-    preflight,
     prompts,
+    rules,
     scoring,
     sft,
     sharding,
@@ -82,7 +82,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _checked(config: ConfigDict, workdir: Path) -> tuple[Inputs, dict[str, list[str]], dict[str, str]]:
     """The inputs of a run, source and fingerprint of its models, and digests of its prompts; nothing is computed."""
-    preflight.check_config(config)
+    rules.check_config(config)
     workdirs.check_workdir(config, workdir)
     workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
@@ -192,14 +192,14 @@ def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
     """
     record = workdirs.read_record(workdir)
     config = ConfigDict(record["config"])
-    preflight.check_config(config)
+    rules.check_config(config)
     with checkpoints_of(config, workdir, read_only=True) as checkpoints:
         kept = checkpoints.steps()
         if not kept:
             raise ValueError(f"{workdir} has no finished checkpoint yet")
         if step not in (None, *kept):
             raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
-        name = preflight.base_branch(config)
+        name = rules.base_branch(config)
         base = load.load(record["models"][name][0])  # an hf: source with the commit that it was
         workdirs.check_same(workdir, {name: [base.source, base.fingerprint]}, {})
         engine = inputs.engine_of(config, sharding.make_mesh(replica=1, fsdp=-1, tensor=1), base)  # not the run's own
@@ -272,8 +272,8 @@ def _models(read: Inputs) -> list[str]:
 
 def _header(config: ConfigDict, workdir: Path) -> str:
     """What will run, where, and how to get the other presets."""
-    device, names = jax.devices()[0], preflight.branches(config)
-    made = preflight.specialised(config)
+    device, names = jax.devices()[0], rules.branches(config)
+    made = rules.specialised(config)
     s, rank = config.specialise, config.lora.rank
     made_by = f"made by {s.steps} updates of {s.batch_size} examples unless cached" if made else ""
     trains = f"an adapter of rank {rank}" if rank else "all weights"

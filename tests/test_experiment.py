@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from camopd_jax import preflight
+from camopd_jax import rules
 from camopd_jax.experiment import grid, report, runner
 from camopd_jax.experiment.grid import Cell, Grid
 
@@ -89,7 +89,7 @@ def test_train_makes_of_the_flags_of_a_cell_the_config_that_was_checked(cells, m
         changed = grid.configured(base, cell, 3)
         assert values.config.to_dict() == changed.to_dict() != base.to_dict()
         assert values.workdir == f"out/{cell.name}/seed3"
-        preflight.check_config(changed)
+        rules.check_config(changed)
 
 
 def test_the_sweep_is_the_papers_and_starts_with_its_choice():

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from camopd_jax import data, inputs, preflight, prompts
+from camopd_jax import data, inputs, prompts, rules
 
 CONFIG = Path(__file__).parents[1] / "configs" / "medical.py"
 
@@ -51,8 +51,8 @@ def test_no_prompt_that_is_evaluated_trains_whatever_the_sources(tmp_path):
         ({"data__general__heldout": "builtin:icd10"}, False),
     ]:
         c = config(**changes)
-        preflight.check_config(c)
-        loaded = prompts.load(c, preflight.branches(c))
+        rules.check_config(c)
+        loaded = prompts.load(c, rules.branches(c))
         assert_nothing_leaks(loaded)
         left_out = [*(x.kept_out for x in loaded.train.values()), loaded.examples.kept_out]
         assert (max(left_out) > 0) == kept_out, changes
@@ -60,7 +60,7 @@ def test_no_prompt_that_is_evaluated_trains_whatever_the_sources(tmp_path):
 
 def test_a_held_out_source_gives_its_held_out_split():
     c = config(data__general__heldout="builtin:icd10")
-    assert {p.id[:13] for p in prompts.load(c, preflight.branches(c)).general.prompts} == {"icd10-heldout"}
+    assert {p.id[:13] for p in prompts.load(c, rules.branches(c)).general.prompts} == {"icd10-heldout"}
 
 
 def test_what_was_left_out_is_told(tmp_path):
@@ -92,7 +92,7 @@ def test_what_was_left_out_is_told(tmp_path):
 def test_what_cannot_be_used_is_said(tmp_path, changes, says):
     c = config(**changes(tmp_path))
     with pytest.raises(ValueError, match=says) as error:
-        preflight.check_config(c)
+        rules.check_config(c)
         inputs.read(c)
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import metrics, preflight, workdirs
+from camopd_jax import metrics, rules, workdirs
 from camopd_jax.camopd.methods import METHODS
 
 RECORD = "experiment.json"
@@ -67,7 +67,7 @@ def sweep_cells(config: ConfigDict) -> tuple[Cell, ...]:
     Raises:
       ValueError: if the config has more than one domain.
     """
-    names = preflight.branches(config)
+    names = rules.branches(config)
     if len(names) != 2:
         raise ValueError(f"--sweep: the config has the teachers {', '.join(names)}; allowed are general and one other")
     return tuple(
@@ -162,7 +162,7 @@ def check(grid: Grid, config: ConfigDict, out: Path) -> None:
     for cell, seed in grid.runs():
         try:
             changed = configured(config, cell, seed)
-            preflight.check_config(changed)
+            rules.check_config(changed)
             workdirs.check_workdir(changed, workdir(out, cell, seed))
         except ValueError as error:
             raise ValueError(f"{cell.name}, seed {seed}: {error}") from None

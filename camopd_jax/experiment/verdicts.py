@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from camopd_jax import comparison, preflight
+from camopd_jax import comparison, rules
 from camopd_jax.comparison import Difference
 from camopd_jax.evals.suite import Line
 from camopd_jax.experiment.results import Results, higher_is_better
@@ -124,7 +124,7 @@ def orderings(results: Results) -> list[Ordering]:
     """
     of_aspect = {
         "general": [results.line("instructions"), results.line("reverse_kl")],
-        "domain": [line for line in results.lines if line.measure not in preflight.MEASURES],
+        "domain": [line for line in results.lines if line.measure not in rules.MEASURES],
     }
     wanted = [(aspect, *pair) for aspect in of_aspect for pair in _pairs(results, aspect)]
     out = []
