@@ -27,12 +27,12 @@ def main(argv: list[str]) -> int:
         if out.exists():
             raise ValueError(f"--out={out}: is there already; give another name")
 
-        from camopd_jax import recover, workdirs
+        from camopd_jax import saved, workdirs
         from camopd_jax.models import export, load
 
         workdirs.check_writable(f"--out={out}", out)
         if (Path(rest[0]) / "config.json").is_file() and (Path(rest[0]) / "checkpoints").is_dir():
-            step = recover.export_step(Path(rest[0]), values.step, out, values.dtype)
+            step = saved.export(Path(rest[0]), values.step, out, values.dtype)
             print(f"step {step} of {rest[0]} is in {out}")
             return
         if values.step is not None:

@@ -21,6 +21,10 @@ def main(argv: list[str]) -> int:
         "config", None, "Config file, with an optional preset: FILE.py[:PRESET].", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "Where the run is kept (default: runs/NAME-PRESET).", flag_values=values)
+    flags.DEFINE_multi_string(
+        "allow_change", [], "A key that may differ from what the run in the workdir was made with; once for each key.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_bool("dry_run", False, "Print the plan of the run and end; nothing is loaded.", flag_values=values)
     flags.DEFINE_string(
         "devices", None, "What --dry_run plans for, such as v5p-16, v5e-4, h100-8 or cpu-8 (default: this machine).",
@@ -64,7 +68,7 @@ def main(argv: list[str]) -> int:
 
         hosts.start(values.coordinator, values.processes, values.process, values.distributed)
         try:
-            recover.run(config, workdir)
+            recover.run(config, workdir, values.allow_change)
         except FloatingPointError as error:
             advice = f"what was saved in {workdir} is whole; try a smaller learning rate"
             raise FloatingPointError(f"{error}; {advice}") from None

@@ -1,17 +1,27 @@
 """Orbax checkpoints of the whole training state: asynchronous, the last few and the best."""
 
 import gc
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from camopd_jax.types import TrainState
+from camopd_jax import sums
+from camopd_jax.types import Params, TrainState
+
+UNFINISHED = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint until it is whole
+REASON = re.compile(r"\[os_error_code='(\d+)'")  # in what the library that writes the arrays says
 
 
 class Checkpoints:
     """The checkpoints of one run; a checkpoint's number is the updates done.
+
+    A checkpoint gets its name when it is whole and holds the sums of its files, all in the background.
 
     With `read_only` nothing there changes, not even what a run beside it is just saving.
     """
@@ -30,7 +40,9 @@ class Checkpoints:
             best_fn=goodness if keep_best else None,  # without it no metrics are written, and a restart forgets them
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sum),
         )
+        self._saving = 0
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -39,7 +51,10 @@ class Checkpoints:
     def save(self, state: TrainState, step: int, metrics: dict[str, float] | None = None) -> None:
         """Start saving; the devices are free again when this returns, the files follow in the background."""
         if step != self.latest():
-            self._manager.save(step, args=ocp.args.StandardSave(_plain(state)), metrics=metrics)
+            self.wait()
+            self._saving = step
+            with self._written():
+                self._manager.save(step, args=ocp.args.StandardSave(_plain(state)), metrics=metrics)
 
     def steps(self) -> list[int]:
         """The steps that are kept."""
@@ -51,19 +66,52 @@ class Checkpoints:
         Raises:
           ValueError: if it is damaged, or of another model or optimiser.
         """
-        step = self.latest() if step is None else step
-        try:
-            got = self._manager.restore(step, args=ocp.args.StandardRestore(_plain(abstract)))
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read; delete it, and the run goes on "
-                f"from the one before ({' '.join(str(error).split())[:200]})"
-            ) from error
+        got = self._read(step, ocp.args.StandardRestore(_plain(abstract)))
         return abstract.replace(**got | {"key": jax.random.wrap_key_data(got["key"])})
 
+    def params(self, abstract: Params, step: int) -> Params:
+        """The parameters alone of a checkpoint, as `restore` places them.
+
+        Raises:
+          ValueError: if it is damaged, or of another model.
+        """
+        where = ocp.checkpoint_utils.construct_restore_args({"params": abstract})
+        wanted = ocp.args.PyTreeRestore({"params": abstract}, restore_args=where, partial_restore=True)
+        return self._read(step, wanted)["params"]
+
+    def _read(self, step: int | None, wanted: ocp.args.CheckpointArgs) -> dict:
+        step = self.latest() if step is None else step
+        try:
+            return self._manager.restore(step, args=wanted)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read; move it away, and the run goes "
+                f"on from the one before ({' '.join(str(error).split())[:200]})"
+            ) from error
+
     def wait(self) -> None:
-        """Return when everything that was saved is on disk; raises what the background thread raised."""
-        self._manager.wait_until_finished()
+        """Return when everything that was saved is on disk.
+
+        Raises:
+          OSError: if it could not be written; the checkpoints before it are whole.
+        """
+        with self._written():
+            self._manager.wait_until_finished()
+
+    def _sum(self) -> None:
+        """Called on the writer, in the background, when all processes have written and before the directory's name."""
+        (unfinished,) = Path(self._manager.directory).glob(f"{self._saving}{UNFINISHED}*")
+        sums.write(unfinished, self._saving)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            coded = REASON.search(str(error))
+            reason = os.strerror(int(coded[1])) if coded else " ".join(str(error).split())[:300]
+            text = f"the checkpoint of step {self._saving} could not be written: {reason}"
+            raise (OSError(int(coded[1]), text) if coded else OSError(text)) from error
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -1,7 +1,7 @@
 """What the programs in bin/ share: flags, one line for a mistake, exit codes.
 
-0 done; 1 a fault in the middle; 2 a mistake in arguments, files or environment; 128 + the signal's number where one
-stopped the run.
+0 done; 1 a fault in the middle, such as a full disk; 2 a mistake in arguments, files or environment; 128 + the
+signal's number where one stopped the run.
 """
 
 import logging
@@ -31,7 +31,8 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax notes each step that it saves without a score
+    # Orbax notes each step that it saves without a score, and each error that it then raises, with its traceback.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("camopd_jax").setLevel(logging.INFO)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
     if {"--help", "-h", "--helpfull"} & set(argv):
@@ -55,11 +56,13 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
         _leave(error, 128 + signal.SIGINT)
         return 128 + signal.SIGINT
     except Exception as error:
-        from camopd_jax import hosts, loop  # slow to import, and wanted by now
+        from camopd_jax import hosts, loop, resume  # slow to import, and wanted by now
 
         if isinstance(error, loop.Interrupted):
             print(f"{error}. The same command goes on from there.", flush=True)
             return 128 + error.signum
+        if isinstance(error, resume.Fault):
+            return _fail(error, 1, debug)
         if "Unable to initialize backend" in str(error):  # a plain RuntimeError of JAX
             return _fail(error, 2, debug)
         if debug or type(error).__name__ != "JaxRuntimeError":
@@ -96,7 +99,8 @@ def _leave(error: BaseException, code: int, traceback: bool = False) -> None:
     if "jax" in sys.modules:
         from camopd_jax import hosts  # slow, but where nothing has used JAX there is nothing to end
 
-        hosts.leave(error, code, traceback)
+        told = isinstance(error.__cause__, hosts.Told)  # the others know of what it comes from
+        hosts.leave(error.__cause__ if told else error, code, traceback)
 
 
 def one_line(error: Exception) -> str:

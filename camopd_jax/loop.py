@@ -111,6 +111,7 @@ def run(
                         log.diagnosis(system.diagnose(state, step + 1))
                     signum = _signal(seen)
                 if signum or plan.due(step + 1, plan.checkpoint_every):
+                    log.sync()
                     checkpoints.save(state, step + 1, evaluated)
                 if signum:
                     raise Interrupted(signum, step + 1)

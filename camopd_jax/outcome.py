@@ -20,7 +20,7 @@ def write(read: Inputs, workdir: Path, found: dict[str, Evaluation]) -> None:
     kept = [name for name, task in read.suite.domains.items() if task.checked]
     ratios = summary.ratios(start, general, after, kept)
     text = f"{summary.table(models, lines)}\n\n{summary.ratio_table(ratios)}\n"
-    (workdir / "summary.md").write_text(text)
+    metrics.put(workdir / "summary.md", text)
     print(f"\n{text}", flush=True)
     steps, evaluations = (metrics.read_jsonl(workdir / f"{name}.jsonl") for name in ("metrics", "eval"))
     short = [row for row in evaluations if row["metric"] == "short_reverse_kl"]

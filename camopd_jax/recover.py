@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,14 +13,13 @@ from camopd_jax import (
     hosts,
     inputs,
     loop,
-    metrics,
     outcome,
     plan,
     prompts,
+    resume,
     rules,
     scoring,
     sft,
-    sharding,
     workdirs,
 )
 from camopd_jax.camopd import methods, records
@@ -30,7 +29,7 @@ from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
-from camopd_jax.models import decoder, load
+from camopd_jax.models import decoder
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
 from camopd_jax.student import Student, Teacher
@@ -39,22 +38,27 @@ from camopd_jax.types import Params, System
 BEST = "general/short_reverse_kl"
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Do the whole run, or what is left of it; the workdir then holds what docs/method.md lists."""
+def run(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
+    """Do the whole run, or what is left of it; the workdir then holds what docs/method.md lists.
+
+    Args:
+      allowed: keys of the config that may differ from those of the run that is there.
+
+    Raises:
+      ValueError: for a mistake, with nothing left behind.
+      resume.Fault: for what goes wrong later.
+    """
     clock = time.monotonic()
     with hosts.together():
-        read, models, data = _checked(config, workdir)
+        read, models, data = _checked(config, workdir, allowed)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
-    with hosts.together():
-        if hosts.writer():
-            workdir.mkdir(parents=True, exist_ok=True)
-            metrics.write_config(workdir, config, models, data)
-        hosts.gather(None)
-        if not hosts.appears(workdir / "config.json"):
-            raise ValueError(f"--workdir={workdir}: not all hosts see what is written there; allowed is a shared disk")
+    with resume.owning(config, workdir, models, data, allowed):
+        _run(config, read, workdir, clock)
 
+
+def _run(config: ConfigDict, read: Inputs, workdir: Path, clock: float) -> None:
     student = Student(read.engine, read.base)
     teachers = {n: student.given(m, read.models["general"], config.seed) for n, m in read.models.items()}
     if read.specialised:
@@ -80,10 +84,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(f"To look at: {workdir / 'report.html'}", flush=True)
 
 
-def _checked(config: ConfigDict, workdir: Path) -> tuple[Inputs, dict[str, list[str]], dict[str, str]]:
+def _checked(
+    config: ConfigDict, workdir: Path, allowed: Sequence[str]
+) -> tuple[Inputs, dict[str, list[str]], dict[str, str]]:
     """The inputs of a run, source and fingerprint of its models, and digests of its prompts; nothing is computed."""
     rules.check_config(config)
-    workdirs.check_workdir(config, workdir)
+    workdirs.check_allowed(config, workdir, allowed)
+    workdirs.check_workdir(config, workdir, allowed)
+    resume.check(workdir)
     workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
@@ -91,7 +99,7 @@ def _checked(config: ConfigDict, workdir: Path) -> tuple[Inputs, dict[str, list[
     read = inputs.read(config)
     models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
     data = prompts.digests(read.branches)
-    workdirs.check_same(workdir, models, data)
+    workdirs.check_same(workdir, models, data, allowed)
     return read, models, data
 
 
@@ -182,33 +190,6 @@ def checkpoints_of(config: ConfigDict, workdir: Path, read_only: bool) -> Checkp
         workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=keep_best, best_metric=BEST,
         read_only=read_only,
     )  # fmt: skip
-
-
-def export_step(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
-    """Write the student of a kept step of a run as a model directory, and return which step that is.
-
-    Raises:
-      ValueError: if the run did not keep the step, or its base is not what it was.
-    """
-    record = workdirs.read_record(workdir)
-    config = ConfigDict(record["config"])
-    rules.check_config(config)
-    with checkpoints_of(config, workdir, read_only=True) as checkpoints:
-        kept = checkpoints.steps()
-        if not kept:
-            raise ValueError(f"{workdir} has no finished checkpoint yet")
-        if step not in (None, *kept):
-            raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
-        name = rules.base_branch(config)
-        base = load.load(record["models"][name][0])  # an hf: source with the commit that it was
-        workdirs.check_same(workdir, {name: [base.source, base.fingerprint]}, {})
-        engine = inputs.engine_of(config, sharding.make_mesh(replica=1, fsdp=-1, tensor=1), base)  # not the run's own
-        student = Student(engine, base)
-        optimizer = make_optimizer(**config.optim, decay_steps=0)
-        steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
-        state = checkpoints.restore(steps.abstract, step)
-    student.export(out, state.params, dtype, write=True)
-    return kept[-1] if step is None else step
 
 
 def _steps(

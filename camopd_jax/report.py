@@ -5,9 +5,7 @@ import hashlib
 import html
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,11 +43,7 @@ def write(workdir: Path) -> Path:
     path = workdir / "report.html"
     if path.is_dir():
         raise ValueError(f"{path} is a directory; move it away")
-    text = page(content(workdir))
-    with tempfile.NamedTemporaryFile("w", dir=workdir, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
-    os.replace(file.name, path)
+    metrics.put(path, page(content(workdir)))
     return path
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
+
 from camopd_jax import hosts
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.models import export, load, lora, weights
@@ -46,6 +48,11 @@ class Student:
         """All parameters of a student, for those that train; nothing is copied."""
         return lora.join(self._shared(), trained) if self._adapters else trained
 
+    def abstract(self) -> Params:
+        """Shapes, dtypes and places of the parameters that train."""
+        at = lora.split(self.engine.params_at)[1] if self._adapters else self.engine.params_at
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, MASTER, sharding=s), self.shapes, at)
+
     def fresh(self, seed: int) -> Params:
         """The parameters that train, at the base: an adapter that changes nothing yet, or the weights."""
         if self._adapters:
@@ -73,24 +80,29 @@ class Student:
         return Teacher(Policy(engine, place, held=shared), model.fingerprint, start, mixed)
 
     def save(self, directory: Path, trained: Params) -> None:
-        """Write what `made` reads, on every host: a model directory, or an adapter in the PEFT library's layout."""
+        """Write what `made` reads, on every host: a model directory, or an adapter in the PEFT library's layout.
+
+        What another run has put there meanwhile stays, unless a process of this run may have something else there.
+        """
+        replace = hosts.count() > 1
 
         def save(write: bool) -> None:
             if self._adapters:
-                lora.save(directory, trained, self.engine.cfg.lora, self.base.source, write)
+                lora.save(directory, trained, self.engine.cfg.lora, self.base.source, write, replace)
             else:
-                self.export(directory, trained, MASTER, write)
+                self.export(directory, trained, MASTER, write, replace)
 
         hosts.write(directory, save)
 
-    def export(self, directory: Path, trained: Params, dtype: str, write: bool) -> None:
+    def export(self, directory: Path, trained: Params, dtype: str, write: bool, replace: bool = True) -> None:
         """Write the student as a model directory, its adapter merged into the weights; all processes must call it."""
         engine, read = self.engine, weights.of_params(trained)
         if self._adapters:  # from the source, whose weights may be more precise than those on the mesh
             read = weights.merged(self.base.read, trained, engine.cfg.lora)
         export.save_directory(
-            directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype, write=write
-        )
+            directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype, write=write,
+            replace=replace,
+        )  # fmt: skip
 
     def made(self, directory: Path) -> Teacher:
         """What `save` wrote, as a teacher."""

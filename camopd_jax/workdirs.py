@@ -1,8 +1,9 @@
 """The directory of a run: what it holds, and whether a run can be kept there or gone on with."""
 
+import difflib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ MAY_CHANGE = (
     "steps", "checkpoint.", "eval.", "diagnostics.", "report.", "export.", "mesh.", "micro.", "rollout.rows_at_once",
 )  # fmt: skip
 
-CHECKPOINT_FILES = ("_METADATA", "manifest.ocdbt")  # that a checkpoint of Orbax cannot be read without
+SHOWN = 3  # differences that one line holds; more of them stand above it, a line each
+NO_KEY = "no such key"  # in the place of a value
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
+def check_workdir(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
     """Validate that a run can be kept, or gone on with, in a directory.
+
+    Args:
+      allowed: keys that may differ from those of the run that is there.
 
     Raises:
       ValueError: if it is no directory, cannot be written, or holds a run of another config.
@@ -28,26 +33,85 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     saved = saved_steps(workdir)
     if not saved:
         return
-    before = dict(flat(read_record(workdir)["config"]))
-    now = dict(flat(json.loads(json.dumps(config.to_dict()))))
-    for key in sorted(before.keys() | now.keys()):
-        relaxing = key == "steps" and config.camopd.method == "relaxed_opd"  # it goes by the share of the steps done
-        if before.get(key) != now.get(key) and (relaxing or not key.startswith(MAY_CHANGE)):
-            raise ValueError(
-                f"config.{key} = {now.get(key)!r}: the run in {workdir} was made with {before.get(key)!r}; set it "
-                "back, or give another --workdir"
-            )
+    _refuse(workdir, [c for c in config_changes(config, read_record(workdir)) if not _free(c["key"], config)], allowed)
     if config.steps < saved[-1]:
         raise ValueError(
             f"config.steps = {config.steps}: the run in {workdir} has made {saved[-1]} updates; allowed is that or "
             "more, or another --workdir"
         )
-    newest = workdir / "checkpoints" / str(saved[-1])
-    if not all((newest / "default" / name).is_file() for name in CHECKPOINT_FILES):
-        raise ValueError(
-            f"--workdir={workdir}: the checkpoint {newest} is damaged; delete it, and the run goes on from the one "
-            "before, or give another --workdir"
+
+
+def config_changes(config: ConfigDict, record: dict) -> list[dict]:
+    """The keys of a config that are not as a record has them: key, before, now; `NO_KEY` where one of them has none."""
+    before = dict(flat(record["config"]))
+    now = dict(flat(json.loads(json.dumps(config.to_dict()))))
+    both = {key: (before.get(key, NO_KEY), now.get(key, NO_KEY)) for key in sorted(before.keys() | now.keys())}
+    return [{"key": key, "before": was, "now": is_} for key, (was, is_) in both.items() if was != is_]
+
+
+def input_changes(models: dict[str, list[str]], data: dict[str, str], record: dict) -> list[dict]:
+    """The models and prompts of a run that are not as a record has them, as `config_changes`.
+
+    Args:
+      models: source and fingerprint, by branch; data: digest of the training prompts, by branch.
+    """
+    was = record.get("data", {})
+    found = [(f"data.{n}", was[n], digest) for n, digest in data.items() if was.get(n, digest) != digest]
+    was = record.get("models", {})
+    for name, now in models.items():
+        if name in was and was[name][1] != now[1]:
+            found.append((f"teachers.{name}", " ".join(was[name]), " ".join(now)))
+    return [{"key": key, "before": before, "now": now} for key, before, now in found]
+
+
+def surroundings_changes(now: dict, record: dict) -> list[dict]:
+    """The versions and the revision of the code (`metrics.surroundings`) that are not as a record has them."""
+    was, is_ = (dict(flat({k: r[k] for k in ("versions", "git_revision") if k in r})) for r in (record, now))
+    return [{"key": k, "before": was[k], "now": is_[k]} for k in was.keys() & is_.keys() if was[k] != is_[k]]
+
+
+def check_allowed(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
+    """Raise ValueError if a key that may change is none, neither of the config nor of the run in the workdir."""
+    known = {key for key, _ in flat(config.to_dict())} | {f"data.{name}" for name in config.teachers}
+    if saved_steps(workdir):
+        known |= {key for key, _ in flat(read_record(workdir)["config"])}
+    for key in allowed:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"--allow_change={key}: there is no such key, as in --allow_change=rollout.batch_size{meant}"
+            )
+
+
+def _free(key: str, config: ConfigDict) -> bool:
+    relaxing = key == "steps" and config.camopd.method == "relaxed_opd"  # it goes by the share of the steps done
+    return key.startswith(MAY_CHANGE) and not relaxing
+
+
+def _refuse(workdir: Path, changes: list[dict], allowed: Sequence[str]) -> None:
+    """Raise ValueError unless all changes are allowed; where they are many, a line each is printed first."""
+    refused = [c for c in changes if c["key"] not in allowed]
+    if not refused:
+        return
+    ways = "set it back, allow it with" if len(refused) == 1 else "set them back, allow each by its name with"
+    ways = f"{ways} --allow_change={refused[0]['key']}, or give another --workdir"
+    if len(refused) <= SHOWN:
+        told = "; ".join(
+            f"config.{c['key']} = {_shown(c['now'])}: the run in {workdir} was made with {_shown(c['before'])}"
+            for c in refused
         )
+        raise ValueError(f"{told}; {ways}")
+    for c in refused:
+        print(f"  config.{c['key']}: {_shown(c['before'])} -> {_shown(c['now'])}", flush=True)
+    raise ValueError(
+        f"the run in {workdir} was made with other values of {len(refused)} keys, as above, config.{refused[0]['key']} "
+        f"the first; {ways}"
+    )
+
+
+def _shown(value: Any) -> str:
+    return value if value == NO_KEY else repr(value)
 
 
 def check_writable(what: str, path: Path) -> None:
@@ -60,29 +124,30 @@ def check_writable(what: str, path: Path) -> None:
         raise ValueError(f"{what}: {above} is not a directory that can be written ({error.strerror})") from None
 
 
-def check_same(workdir: Path, models: dict[str, list[str]], data: dict[str, str]) -> None:
+def check_same(
+    workdir: Path, models: dict[str, list[str]], data: dict[str, str], allowed: Sequence[str]
+) -> None:  # fmt: skip
     """Raise ValueError if the run in a workdir was made with other models or prompts.
 
     Args:
       models: source and fingerprint, by branch; data: digest of the training prompts, by branch.
+      allowed: teachers.BRANCH and data.BRANCH where they may be others.
     """
     if not saved_steps(workdir):
         return
-    record = read_record(workdir)
-    for name, digest in data.items():
-        if record.get("data", {}).get(name, digest) != digest:
+    for change in input_changes(models, data, read_record(workdir)):
+        key, before, now = change.values()
+        if key in allowed:
+            continue
+        if key.startswith("data."):
             raise ValueError(
-                f"config.data.{name}: its prompts are not those of the run in {workdir} (another file, tokenizer, or "
-                "chat template); give those, or another --workdir"
+                f"config.{key}: its prompts are not those of the run in {workdir} (another file, tokenizer, or "
+                f"chat template); give those, allow these with --allow_change={key}, or another --workdir"
             )
-    before = record.get("models", {})
-    for name, (source, fingerprint) in models.items():
-        was, same = before.get(name, ["none", fingerprint])
-        if same != fingerprint:
-            raise ValueError(
-                f"config.teachers.{name}: {source} (fingerprint {fingerprint}) is not the model of the run in "
-                f"{workdir}, {was} ({same}); give that one (hf: takes @REVISION), or another --workdir"
-            )
+        raise ValueError(
+            f"config.{key}: {now} is not the model of the run in {workdir}, {before} (source and fingerprint); give "
+            f"that one (hf: takes @REVISION), allow this one with --allow_change={key}, or another --workdir"
+        )
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -195,7 +195,7 @@ def _runs(home: Path) -> None:
     earlier = home / "earlier"
     earlier.mkdir()
     model = load.load("random:llama")
-    metrics.write_config(earlier, config, {"general": [model.source, model.fingerprint]}, {})
+    metrics.write_config(earlier, config, {"general": [model.source, model.fingerprint]}, {}, [])
     (earlier / "metrics.jsonl").write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 5)))
     with recover.checkpoints_of(config, earlier, read_only=False) as checkpoints:
         for step in (2, 4):

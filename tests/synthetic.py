@@ -47,7 +47,7 @@ def write(out: Path, grid: Grid, config: ConfigDict, *, seeds_differ: float = 0.
         models = {name: model(*truth) for name, truth in TRUTH.items() if "teacher" in name or "inter" in name}
         models["recovered"] = model(kl, passed, domain, seed=seed)
         write_evaluation(workdir, models)
-        metrics.write_config(workdir, config, {"general": ["random:llama", "0123"]}, {})
+        metrics.write_config(workdir, config, {"general": ["random:llama", "0123"]}, {}, [])
         _lines(workdir / "metrics.jsonl", [_step(rng, step) for step in range(1, 13)])
         _lines(workdir / "eval.jsonl", _short(rng, kl))
         if diagnostics:

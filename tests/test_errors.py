@@ -162,7 +162,7 @@ def test_a_mistake_in_a_process_of_its_own(row, setting):
 def test_without_a_mistake_there_is_no_error(setting):
     """So that the rows fail for the reason that they name."""
     home, _ = setting
-    workdirs.check_workdir(mistakes.tiny(home), Path("earlier"))
+    workdirs.check_workdir(mistakes.tiny(home), Path("earlier"), ())
     for source in ("path:model", "path:odd_rows"):
         load.load(source)
     assert len(sources.read("path:prompts.jsonl")) == 12

@@ -38,7 +38,7 @@ def make_run(workdir, rank, saved):
     config.checkpoint.keep_last, config.checkpoint.keep_best = 2, 0
     workdir.mkdir()
     models, engine = inputs.open_models(config)
-    metrics.write_config(workdir, config, {n: [m.source, m.fingerprint] for n, m in models.items()}, {})
+    metrics.write_config(workdir, config, {n: [m.source, m.fingerprint] for n, m in models.items()}, {}, [])
     student = Student(engine, inputs.base_of(config, models))
     steps = recover._steps(config, engine, student, objective, make_optimizer(**config.optim, decay_steps=0), 1.0)
     states = {}

@@ -14,8 +14,8 @@ MAX_LINES = 300
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
     ("types",),
-    ("losses", "sharding", "hosts", "models", "icd10", "sources"),
-    ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
+    ("losses", "sharding", "hosts", "lock", "models", "icd10", "sources"),
+    ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "sums", "checkpoint"),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
 )
@@ -29,6 +29,8 @@ TOP = (
     "rules",
     "outcome",
     "workdirs",
+    "resume",
+    "saved",
     "summary",
     "verdict",
     "report",

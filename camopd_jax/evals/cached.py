@@ -3,14 +3,12 @@
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from camopd_jax import hosts
+from camopd_jax import hosts, metrics
 from camopd_jax.evals.suite import Measure
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.types import Rollout
@@ -32,9 +30,9 @@ def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str,
         arrays = compute()
         if hosts.writer():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                np.savez(file, **arrays)
-            os.replace(file.name, path)
+            file = io.BytesIO()
+            np.savez(file, **arrays)
+            metrics.put(path, file.getvalue())
         return arrays
     with np.load(io.BytesIO(body)) as stored:
         return dict(stored)

@@ -163,7 +163,7 @@ def check(grid: Grid, config: ConfigDict, out: Path) -> None:
         try:
             changed = configured(config, cell, seed)
             rules.check_config(changed)
-            workdirs.check_workdir(changed, workdir(out, cell, seed))
+            workdirs.check_workdir(changed, workdir(out, cell, seed), ())
         except ValueError as error:
             raise ValueError(f"{cell.name}, seed {seed}: {error}") from None
 

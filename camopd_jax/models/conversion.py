@@ -79,5 +79,6 @@ def _convert(file: Path, target: Path) -> Path:
             model.tokenizer,
             stop_ids=model.stop_ids,
             dtype="float32",
+            replace=False,
         )
     return target

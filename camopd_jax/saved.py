@@ -1,0 +1,51 @@
+"""A step that a run has kept, as a model: read beside a run that goes on, and nothing of it changed."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from camopd_jax import inputs, rules, sharding, sums, workdirs
+from camopd_jax.checkpoint import Checkpoints
+from camopd_jax.engine import Engine, Numerics
+from camopd_jax.models import load
+from camopd_jax.packing import PackShape
+from camopd_jax.student import Student
+
+
+def export(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
+    """Write the student of a kept step of a run as a model directory, and return which step that is.
+
+    Of the config no more is read than says what the student is, so that a run of an older version will do.
+
+    Raises:
+      ValueError: if the run did not keep the step, the checkpoint is damaged, or its base is not what it was.
+    """
+    record = workdirs.read_record(workdir)
+    config = ConfigDict(record["config"])
+    with Checkpoints(
+        workdir / "checkpoints", keep_last=1, keep_best=0, best_metric="", read_only=True
+    ) as checkpoints:  # fmt: skip
+        kept = checkpoints.steps()
+        if not kept:
+            raise ValueError(f"{workdir} has no finished checkpoint yet")
+        if step not in (None, *kept):
+            raise ValueError(f"--step={step}: {workdir} has kept the steps {', '.join(map(str, kept))}")
+        taken = kept[-1] if step is None else step
+        wrong = sums.damage(workdir / "checkpoints" / str(taken), quick=False)
+        if wrong:
+            others = " or ".join(f"--step={k}" for k in reversed(kept) if k != taken) or "another run"
+            raise ValueError(f"{workdir}: the checkpoint of step {taken} is damaged ({wrong}); take {others}")
+        try:
+            name = rules.base_branch(config)
+            base = load.load(record["models"][name][0])  # an hf: source with the commit that it was
+            cfg, numerics = inputs.with_adapter(config, base.cfg), Numerics(1.0, 1, config.precision, 0)
+        except (KeyError, AttributeError) as error:
+            raise ValueError(f"{workdir}: config.json does not say what the student is ({error})") from None
+        workdirs.check_same(workdir, {name: [base.source, base.fingerprint]}, {}, ())
+        mesh = sharding.make_mesh(replica=1, fsdp=-1, tensor=1)  # not the run's own
+        nothing = PackShape(sharding.data_shards(mesh), 1, 1)  # is packed or scored
+        engine = Engine(cfg, mesh, base.tokenizer, base.stop_ids, nothing, numerics)
+        student = Student(engine, base)
+        trained = checkpoints.params(student.abstract(), taken)
+    student.export(out, trained, dtype, write=True)
+    return taken
