@@ -89,9 +89,10 @@ def _checked(
 ) -> tuple[Inputs, dict[str, list[str]], dict[str, str]]:
     """The inputs of a run, source and fingerprint of its models, and digests of its prompts; nothing is computed."""
     rules.check_config(config)
+    resume.check_free(workdir)
     workdirs.check_allowed(config, workdir, allowed)
     workdirs.check_workdir(config, workdir, allowed)
-    resume.check(workdir)
+    resume.check_whole(workdir)
     workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend

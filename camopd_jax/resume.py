@@ -18,7 +18,7 @@ from camopd_jax.models.conversion import cache_dir
 
 LOCK = "lock"
 DAMAGED = "damaged"  # the directory of a workdir into which damaged checkpoints are moved
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Fault(Exception):
@@ -52,14 +52,19 @@ def find(directory: Path) -> Found:
     return Found(newest, damaged)
 
 
-def check(workdir: Path) -> None:
-    """Validate that no other run is in a workdir, and that a run that is there can go on; on the writer alone.
-
-    Raises:
-      ValueError: if there is another, no checkpoint is whole, or a row of a log is damaged.
-    """
+def check_free(workdir: Path) -> None:
+    """Raise ValueError, on the writer, if another run is going on in a workdir."""
     if hosts.writer():
         lock.check(workdir / LOCK, _refused(workdir))
+
+
+def check_whole(workdir: Path) -> None:
+    """Validate, on the writer, that the run in a workdir can go on.
+
+    Raises:
+      ValueError: if no checkpoint is whole, or a row of a log is damaged.
+    """
+    if hosts.writer():
         _usable(workdir, find(workdir))
 
 
@@ -180,11 +185,12 @@ def _late(workdir: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        text, room = str(error), getattr(error, "errno", None) in FULL
+        text, code = str(error), getattr(error, "errno", None)
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.filename} could not be written: {error.strerror}" if error.filename else error.strerror
         saved = workdirs.saved_steps(workdir)
         whole = f"the checkpoints up to step {saved[-1]} are whole" if saved else "there is no checkpoint of it yet"
-        how = "make room there, and " if room else ""
+        ways = {errno.EFBIG: "raise the limit of file sizes (ulimit -f), and "}
+        how = ways.get(code, "make room there, and " if code in FULL else "")
         begins = "goes on from there" if saved else "begins again"
         raise Fault(f"{text}; in {workdir} {whole}: {how}the same command {begins}") from error

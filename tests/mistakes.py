@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
-from camopd_jax import metrics, recover
+from camopd_jax import lock, metrics, recover, resume
 from camopd_jax.experiment import grid
 from camopd_jax.models import export, load
 from camopd_jax.types import TrainState
@@ -42,6 +42,7 @@ CONFIGS = {
     "quoted.py": OWN.format("c.optim = {**c.optim, 'learning_rate': '1e-5'}"),
     "half.py": OWN.format("c.rollout = {**c.rollout, 'batch_size': 8.5}"),
 }
+HELD = []  # by this process, as by a run that is going on
 USER = {"role": "user", "content": "What is a fever?"}
 ANSWER = {"role": "assistant", "content": "A temperature above 38 degrees."}
 ROWS = {  # one row of each file; the others are in order
@@ -212,6 +213,15 @@ def _runs(home: Path) -> None:
     record["models"]["general"][1], record["data"] = model.fingerprint, {"general": "0123456789abcdef"}
     (copy("other_data") / "config.json").write_text(json.dumps(record))
     shutil.rmtree(copy("damaged_checkpoint") / "checkpoints" / "4" / "default")
+    shutil.copytree(home / "damaged_checkpoint", home / "damaged_checkpoints")
+    first = home / "damaged_checkpoints" / "checkpoints" / "2" / "default" / "_METADATA"
+    first.write_bytes(bytes(first.stat().st_size))
+    (copy("short_metrics") / "metrics.jsonl").write_text('{"step": 1}\n')
+    (copy("twice_evaluated") / "eval.jsonl").write_text('{"step": 4}\n' * 2)
+    record = json.loads((earlier / "config.json").read_text())
+    del record["config"]["lora"]["rank"]
+    (copy("older") / "config.json").write_text(json.dumps(record))
+    HELD.append(lock.take(copy("running") / resume.LOCK, ""))
     shutil.rmtree(copy("file_checkpoints") / "checkpoints")
     (home / "file_checkpoints" / "checkpoints").write_text("")
     shutil.rmtree(copy("no_checkpoint") / "checkpoints")
