@@ -79,9 +79,7 @@ def check_allowed(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> 
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(
-                f"--allow_change={key}: there is no such key, as in --allow_change=rollout.batch_size{meant}"
-            )
+            raise ValueError(f"--allow_change={key}: there is no such key{meant or ', as rollout.batch_size is one'}")
 
 
 def _free(key: str, config: ConfigDict) -> bool:

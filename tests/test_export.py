@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_checkpoint import largest
 
-from camopd_jax import inputs, metrics, recover
+from camopd_jax import inputs, lock, metrics, recover, resume
 from camopd_jax.models import decoder, load
 from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.sft import objective
@@ -103,6 +105,31 @@ def test_a_run_without_a_checkpoint_says_so(run, tmp_path, capsys):
     assert "no finished checkpoint" in line_of(capsys, [empty, f"--out={tmp_path / 'out'}"])
     (empty / "config.json").write_text("{}")
     assert "no record of a run" in line_of(capsys, [empty, f"--out={tmp_path / 'out'}"])
+
+
+def test_a_damaged_step_is_refused_and_nothing_there_is_changed(run, tmp_path, capsys):
+    damaged = Path(shutil.copytree(run[0], tmp_path / "run"))
+    file = largest(damaged / "checkpoints" / "6" / "default")
+    file.write_bytes(bytes(file.stat().st_size))
+    before = {p: p.read_bytes() for p in damaged.rglob("*") if p.is_file()}
+    said = line_of(capsys, [damaged, f"--out={tmp_path / 'out'}"])
+    assert f"the checkpoint of step 6 is damaged (the contents of {file.relative_to(damaged / 'checkpoints/6')}" in said
+    assert "take --step=4" in said
+    assert main(["export.py", str(damaged), f"--out={tmp_path / 'four'}", "--step=4"]) == 0
+    assert_holds(tmp_path / "four", run[1][4], "float32")
+    assert {p: p.read_bytes() for p in damaged.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_of_an_older_version_is_exported_while_a_run_has_the_workdir(run, tmp_path):
+    older = Path(shutil.copytree(run[0], tmp_path / "run"))
+    record = json.loads((older / "config.json").read_text())
+    kept = ("teachers", "student", "lora", "precision")
+    record = {"config": {key: record["config"][key] for key in kept}, "models": record["models"]}
+    (older / "config.json").write_text(json.dumps(record))
+    held = lock.take(older / resume.LOCK, "")
+    assert main(["export.py", str(older), f"--out={tmp_path / 'out'}"]) == 0
+    held.release()
+    assert_holds(tmp_path / "out", run[1][6], "float32")
 
 
 def test_a_model_source_is_exported(tmp_path, capsys):

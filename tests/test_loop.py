@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
+from test_checkpoint import largest
 
-from camopd_jax import loop
+from camopd_jax import loop, metrics, resume, sums
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.types import Experience, System, TrainState
 
@@ -85,3 +86,40 @@ def test_an_evaluation_in_which_a_signal_comes_is_not_made_twice(undisturbed, tm
     assert before[-2:] == [("eval", 2), ("diagnosis", 2)]
     assert run(tmp_path) == [("eval", 4), ("diagnosis", 4)]
     assert files(tmp_path) == undisturbed
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_is_saved(tmp_path, monkeypatch):
+    done = []
+    save, sync = Checkpoints.save, metrics.RunLog.sync
+    monkeypatch.setattr(Checkpoints, "save", lambda self, *a: (done.append("save"), save(self, *a)))
+    monkeypatch.setattr(metrics.RunLog, "sync", lambda self: (done.append("sync"), sync(self)))
+    run(tmp_path)
+    assert done == ["sync", "save"] * 2
+
+
+def test_from_the_checkpoint_before_a_damaged_one_the_run_comes_to_the_same_end(undisturbed, tmp_path):
+    run(tmp_path)
+    rows = [{k: r[k] for k in ("step", "loss")} for r in metrics.read_jsonl(tmp_path / "metrics.jsonl")]
+    file = largest(tmp_path / "checkpoints" / "4" / "default")
+    file.write_bytes(bytes(file.stat().st_size))
+    resume._set_aside(tmp_path, resume.find(tmp_path))
+    assert run(tmp_path) == [("eval", 4), ("diagnosis", 4)]
+    assert files(tmp_path) == undisturbed
+    again = [{k: r[k] for k in ("step", "loss")} for r in metrics.read_jsonl(tmp_path / "metrics.jsonl")]
+    assert again == rows and resume.find(tmp_path) == resume.Found(4, {})
+
+
+def test_a_checkpoint_that_does_not_fit_ends_the_run_and_more_room_lets_it_go_on(undisturbed, tmp_path, monkeypatch):
+    def write(directory, step):
+        if step == 4 and not seen:
+            seen.append(step)
+            raise OSError(28, "No space left on device")
+        real(directory, step)
+
+    seen, real = [], sums.write
+    monkeypatch.setattr(sums, "write", write)
+    with pytest.raises(OSError, match=r"step 4 could not be written: .*No space left on device"):
+        run(tmp_path)
+    assert resume.find(tmp_path) == resume.Found(3, {})
+    run(tmp_path)
+    assert files(tmp_path) == undisturbed and resume.find(tmp_path) == resume.Found(4, {})
