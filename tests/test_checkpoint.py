@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -159,6 +160,15 @@ def test_what_does_not_fit_is_an_error_and_the_checkpoints_before_it_stay_whole(
     assert not (tmp_path / "4").exists() and sums.damage(tmp_path / "2", quick=False) is None
     save(tmp_path, 4)  # the rest of it is in nobody's way
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4"]
+
+
+def test_what_the_other_arrays_say_when_one_does_not_fit_is_not_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(OSError), files_of_at_most(1 << 20):
+        save(tmp_path, 2)
+    for text in ("Event loop is closed", "another error"):
+        sys.excepthook(RuntimeError, RuntimeError(text), None)
+    assert capsys.readouterr().err == "RuntimeError: another error\n"
 
 
 def test_sums_that_do_not_fit_leave_no_checkpoint(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """A directory appears whole, on the disk, or not at all, also where two runs make the same one at once."""
 
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -9,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from test_checkpoint import files_of_at_most
 
 from camopd_jax.models import export
-
-sys.path.append(str(Path(__file__).parents[1]))
-from test_checkpoint import files_of_at_most
 
 
 def fill(staged: Path, value: float) -> None:
