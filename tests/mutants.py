@@ -52,6 +52,10 @@ LOAD, WEIGHTS = "tests/models/test_load.py::test_", "tests/models/test_weights.p
 STUDENT = "tests/test_student.py::test_"
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
 LONG = GOLDEN + "_up_to_position_32767"
+CHECKPOINT, RESUME = "tests/test_checkpoint.py::test_", "tests/test_resume.py::test_"
+DRIFT, LOCK = "tests/test_workdirs.py::test_", "tests/test_lock.py::test_"
+LOGS, LOOP = "tests/test_metrics.py::test_", "tests/test_loop.py::test_"
+WRITING = "tests/models/test_writing.py::test_"
 # fmt: off
 MUTANTS = [
     Mutant("logp: temperature not applied", "losses.py",
@@ -458,6 +462,73 @@ MUTANTS = [
     Mutant("inner product: layers together", "camopd/diagnostics.py",
            "jnp.sum(x * y, axis=tuple(range(1, x.ndim)))", "jnp.full(len(x), jnp.sum(x * y))",
            DIAGNOSTICS + "inner_products_by_hand"),
+    Mutant("checkpoint: no sums before it has its name", "checkpoint.py",
+           "sums.write(unfinished, self._saving)", "pass", CHECKPOINT + "the_sums_are_there_before_the_name"),
+    Mutant("checkpoint: sums of sizes alone", "sums.py",
+           "if quick and size > SMALL:", "if size > SMALL or True:",
+           CHECKPOINT + "damage_of_any_file_is_seen_and_named[one bit]"),
+    Mutant("checkpoint: that of another step goes through", "sums.py",
+           "if str(step) != directory.name:", "if False:",
+           CHECKPOINT + "files_and_whole_checkpoints_of_another_step_are_told_apart"),
+    Mutant("checkpoint: a missing file goes through", "sums.py",
+           'return f"{name} is missing"', "return None", CHECKPOINT + "damage_of_any_file_is_seen_and_named[gone]"),
+    Mutant("checkpoint: a full disk unnamed", "checkpoint.py",
+           "raise (OSError(int(coded[1]), text) if coded else OSError(text)) from error", "raise",
+           CHECKPOINT + "what_does_not_fit_is_an_error_and_the_checkpoints_before_it_stay_whole"),
+    Mutant("resume: a damaged checkpoint is gone on from", "resume.py",
+           "        if wrong:\n            damaged[step]", "        if False:\n            damaged[step]",
+           RESUME + "a_damaged_checkpoint_is_set_aside_with_one_line_that_says_what_follows[damaged0-4]"),
+    Mutant("resume: steps that are not in the metrics go through", "resume.py",
+           "if not wrong and step > logged:", "if False:",
+           RESUME + "a_checkpoint_counts_only_with_every_step_before_it_in_the_metrics[rows1-2]"),
+    Mutant("resume: without a whole checkpoint from the start", "resume.py",
+           "if found.damaged and found.step is None:", "if False:",
+           RESUME + "no_whole_checkpoint_is_a_mistake_and_nothing_is_touched"),
+    Mutant("resume: no check under the lock", "resume.py",
+           "    workdirs.check_workdir(config, workdir, allowed)\n", "",
+           RESUME + "a_run_that_another_one_began_since_the_checks_is_checked_again"),
+    Mutant("resume: what is half written stays", "resume.py",
+           "    _clean(workdir)\n", "",
+           RESUME + "what_a_killed_run_left_half_written_goes_and_what_is_a_user_s_stays"),
+    Mutant("resume: the history of changes is lost", "resume.py",
+           'record.get("changes", []) + [', "[", DRIFT + "what_was_changed_is_kept_through_further_starts"),
+    Mutant("fault: exit code 2 for a late one", "cli.py",
+           "if isinstance(error, resume.Fault):\n            return _fail(error, 1, debug)",
+           "if isinstance(error, resume.Fault):\n            return _fail(error, 2, debug)",
+           RESUME + "a_late_fault_says_what_is_whole_and_has_exit_code_1[named]"),
+    Mutant("drift: a section allows all its keys", "workdirs.py",
+           'if c["key"] not in allowed]', 'if not c["key"].startswith(tuple(allowed) or "?")]',
+           DRIFT + "each_key_is_allowed_by_its_own_name"),
+    Mutant("drift: a key that is new goes through", "workdirs.py",
+           "sorted(before.keys() | now.keys())", "sorted(before.keys() & now.keys())",
+           DRIFT + "a_key_that_is_new_or_gone_is_a_difference"),
+    Mutant("lock: a second run goes through", "lock.py",
+           "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "",
+           LOCK + "a_lock_is_refused_while_another_process_has_it_and_its_owner_is_named"),
+    Mutant("lock: of a file that was deleted meanwhile", "lock.py",
+           "if not _is(fd, path):", "if False:",
+           LOCK + "a_file_that_its_holder_deletes_meanwhile_is_not_taken_for_the_lock"),
+    Mutant("logs: not on the disk before a checkpoint", "loop.py",
+           "                    log.sync()\n", "", LOOP + "rows_are_on_the_disk_before_a_checkpoint_is_saved"),
+    Mutant("logs: rows in part", "metrics.py",
+           "                self._file.truncate(before)\n", "", LOGS + "rows_that_do_not_fit_are_not_there_in_part"),
+    Mutant("logs: a row twice goes through", "metrics.py",
+           "once = path.name != ROLLOUTS and text in seen", "once = False",
+           LOGS + "rows_up_to_a_step_are_kept_or_the_line_is_named[rows6-2 comes twice]"),
+    Mutant("put: named before it is on the disk", "metrics.py",
+           "            os.fsync(file.fileno())\n", "", LOGS + "a_file_is_on_the_disk_before_it_has_its_name"),
+    Mutant("writing: the second of two at once stays", "models/export.py",
+           "while replace or not directory.is_dir():", "while True:",
+           WRITING + "of_two_at_once_the_first_stays_unless_it_is_to_be_replaced[False-2.0]"),
+    Mutant("writing: named before it is on the disk", "models/export.py",
+           "            _sync(path)\n", "            pass\n",
+           WRITING + "every_file_is_on_the_disk_before_the_directory_has_its_name"),
+    Mutant("export: of a damaged checkpoint", "saved.py",
+           "        if wrong:\n", "        if False:\n",
+           "tests/test_export.py::test_a_damaged_step_is_refused_and_nothing_there_is_changed[all weights]"),
+    Mutant("cache: a damaged evaluation ends the run", "evals/cached.py",
+           "except (ValueError, EOFError, zipfile.BadZipFile):", "except EOFError:",
+           "tests/evals/test_cached.py::test_what_is_stored_is_taken_unless_it_is_damaged[truncated]"),
 ]
 # fmt: on
 
@@ -465,7 +536,7 @@ MUTANTS = [
 def copy_of(parent: Path) -> Path:
     """Package and tests in a directory of their own."""
     place = Path(tempfile.mkdtemp(dir=parent))
-    for name in ("camopd_jax", "configs", "tests"):
+    for name in ("bin", "camopd_jax", "configs", "tests"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", place)
     return place

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from test_checkpoint import largest
 from test_train import TIMING
 
-from camopd_jax import hosts
+from camopd_jax import hosts, lock, resume
 from camopd_jax.models import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -208,6 +209,25 @@ def test_a_mistake_that_one_host_meets_ends_both_with_its_line(home):
             errors = [line for line in run.output(process).splitlines() if line.startswith("error: ")]
             assert len(errors) == 1 and says in errors[0]
         assert not run.workdir.exists()
+
+
+def test_both_are_refused_a_workdir_that_is_taken_and_both_go_on_before_a_damaged_checkpoint(home, arguments, two):
+    workdir = Path(shutil.copytree(two.workdir, home / "damaged", symlinks=True))
+    file = largest(workdir / "checkpoints" / "4" / "default")
+    file.write_bytes(bytes(file.stat().st_size))
+    held = lock.take(workdir / resume.LOCK, "")
+    refused = Run(home, "refused", 2, *arguments, workdir="damaged", cache="cache-{}")
+    assert refused.codes() == [2, 2]
+    for process in (0, 1):
+        errors = [line for line in refused.output(process).splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "another run is going on there" in errors[0]
+    held.release()
+    again = Run(home, "goes-on", 2, *arguments, workdir="damaged", cache="cache-{}").done()
+    assert "the run goes on from step 2 and does steps 3 to 4 again" in again.output()
+    assert "going on from the checkpoint at step 2" in again.output() and not again.output(1).count(
+        "WARNING: the check"
+    )
+    assert_same(again, two)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_what_a_killed_run_left_half_written_goes_and_what_is_a_user_s_stays(run
     (OSError(27, "File too large", "a"), "raise the limit of file sizes"),
     (ValueError("lines\nof text"), "lines\nof text; in"),
     (hosts.Told("of another process"), "of another process; in"),
-])  # fmt: skip
+], ids=["named", "unnamed", "too large", "a value", "told"])  # fmt: skip
 def test_a_late_fault_says_what_is_whole_and_has_exit_code_1(run, error, says, capsys, monkeypatch):
     def go(rest):
         with resume.owning(CONFIG, run, MODELS, DATA, ()):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,8 @@ def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str,
     """What the writer's cache has, on every process; if it has nothing, all compute."""
     path = cache_dir() / "evaluations" / f"{digest(key)}.npz"
     body = hosts.from_writer(path.read_bytes() if hosts.writer() and path.exists() else None)
-    if body is None:
+    stored = None if body is None else _stored(body)
+    if stored is None:
         arrays = compute()
         if hosts.writer():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +36,16 @@ def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str,
             np.savez(file, **arrays)
             metrics.put(path, file.getvalue())
         return arrays
-    with np.load(io.BytesIO(body)) as stored:
-        return dict(stored)
+    return stored
+
+
+def _stored(body: bytes) -> dict[str, np.ndarray] | None:
+    """The arrays of a file, whose format has sums of its own; None where it is damaged."""
+    try:
+        with np.load(io.BytesIO(body)) as stored:
+            return dict(stored)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 Evaluation = tuple[dict[str, Measure], dict[str, list[str]]]  # what Suite.run gives
