@@ -17,7 +17,7 @@ from camopd_jax.experiment import grid as grids
 from camopd_jax.experiment.grid import Cell, Grid
 
 TAIL = 15  # lines of a failed run's log that are shown again
-WEIGHTS = ("checkpoints", "export")
+WEIGHTS = ("checkpoints", "damaged", "export")
 
 
 class Child:
