@@ -111,10 +111,11 @@ class Checkpoints:
             yield
         except (ValueError, OSError) as error:
             coded = REASON.search(str(error))
-            reason = os.strerror(int(coded[1])) if coded else " ".join(str(error).split())[:300]
+            code = int(coded[1]) if coded else getattr(error, "errno", None)
+            reason = os.strerror(code) if code else " ".join(str(error).split())[:300]
             text = f"the checkpoint of step {self._saving} could not be written: {reason}"
             sys.excepthook = _shown
-            raise (OSError(int(coded[1]), text) if coded else OSError(text)) from error
+            raise (OSError(code, text) if code else OSError(text)) from error
 
     def __enter__(self) -> "Checkpoints":
         return self

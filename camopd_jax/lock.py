@@ -47,7 +47,8 @@ def take(path: Path, refused: str) -> Lock:
             owner = {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S UTC",
                      time.gmtime()), "command": shlex.join(sys.argv)}  # fmt: skip
             os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(owner).encode(), 0)
+            with contextlib.suppress(OSError if got else ()):  # a full disk, on which the start may yet make room
+                os.pwrite(fd, json.dumps(owner).encode(), 0)
             return Lock(path, fd)
         except BaseException:
             with contextlib.suppress(OSError):

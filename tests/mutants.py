@@ -473,7 +473,7 @@ MUTANTS = [
     Mutant("checkpoint: a missing file goes through", "sums.py",
            'return f"{name} is missing"', "return None", CHECKPOINT + "damage_of_any_file_is_seen_and_named[gone]"),
     Mutant("checkpoint: a full disk unnamed", "checkpoint.py",
-           "raise (OSError(int(coded[1]), text) if coded else OSError(text)) from error", "raise",
+           "raise (OSError(code, text) if code else OSError(text)) from error", "raise",
            CHECKPOINT + "what_does_not_fit_is_an_error_and_the_checkpoints_before_it_stay_whole"),
     Mutant("resume: a damaged checkpoint is gone on from", "resume.py",
            "        if wrong:\n            damaged[step]", "        if False:\n            damaged[step]",

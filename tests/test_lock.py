@@ -84,6 +84,17 @@ def test_a_file_that_its_holder_deletes_meanwhile_is_not_taken_for_the_lock(path
     second.release()
 
 
+def test_a_full_disk_takes_the_record_and_not_the_lock(path, monkeypatch):
+    def pwrite(fd, body, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    first = lock.take(path, "")
+    with pytest.raises(ValueError, match="taken already: a process that has not yet said which it is"):
+        lock.take(path, "taken already")
+    first.release()
+
+
 def test_of_many_at_once_one_gets_it(path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         got = pool.map(_try, [path] * 4, chunksize=1)
