@@ -122,8 +122,8 @@ def apart(read: Inputs) -> Iterator[str]:
         if both:
             raise ValueError(
                 f"config.{key}: {len(both)} of its {len(tokens)} prompts that train are, as token ids, held-out "
-                f"prompts too, for example {both[0]}; what told their texts apart was cut off (rollout.long_prompts) or is not "
-                "in the chat template: raise rollout.max_prompt_tokens, or leave them out"
+                f"prompts too, for example {both[0]}; what told their texts apart was cut off (rollout.long_prompts) "
+                "or is not in the chat template: raise rollout.max_prompt_tokens, or leave them out"
             )
     count = sum(len(tokens) for _, tokens in trains.values())
     yield f"{count:,} prompts that train and {len(held):,} that are held out, compared as token ids: none is both"
@@ -137,8 +137,8 @@ def apart(read: Inputs) -> Iterator[str]:
 def _tokenizers(read: Inputs) -> Iterator[str]:
     """What student and teachers share; where a teacher has another chat template or other stop tokens, a warning.
 
-    Teachers score the student's tokens. One that was trained on another layout, or ends its responses otherwise as well, is a biased judge of the
-    student's: this is no fault of the code, may be meant, and cannot be mended here.
+    Teachers score the student's tokens. One that was trained on another layout, or that ends its responses otherwise as
+    well, is a biased judge of them: this is no fault of the code, may be meant, and cannot be mended here.
     """
     engine, chat = read.engine, Chat(read.config.chat.system, read.config.chat.thinking)
     samples = renderings.prompts(engine.tokenizer, chat)
