@@ -2,6 +2,7 @@
 
 import runpy
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,10 @@ WEIGHTS = footprint.parameters(tiny.CONFIG)
 STATE = 12 * WEIGHTS  # float32, and two moments
 
 
-def read(made_at=None, lora=None, **changes):
+def read(made_at=None, cfg=tiny.CONFIG, **changes):
     """What `written` sees of a run of the tiny preset; __ stands for a dot."""
     config = runpy.run_path(str(CONFIG))["get_config"]("tiny")
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    cfg = tiny.CONFIG if lora is None else tiny.replace_lora(lora)
     return SimpleNamespace(config=config, engine=SimpleNamespace(cfg=cfg), made_at=made_at)
 
 
@@ -54,13 +54,10 @@ def test_checkpoints_that_are_there_are_not_written_again(tmp_path):
 
 
 def test_an_adapter_has_small_checkpoints(tmp_path):
-    lora = Lora(rank=2, alpha=4.0, targets=("q",))
-    config = read().config
-    cfg = footprint.replace(tiny.CONFIG, lora=lora)
-    seen = SimpleNamespace(config=config, engine=SimpleNamespace(cfg=cfg), made_at=None)
-    work, _ = room.written(seen, tmp_path / "run")
+    cfg = replace(tiny.CONFIG, lora=Lora(rank=2, alpha=4.0, targets=("q",)))
+    found = parts(tmp_path, cfg=cfg)
     adapter = 2 * (2 * 32 + 2 * 32)  # 2 layers; rank 2 into and out of 32 numbers
-    assert work.parts["checkpoints"] == 4 * 12 * adapter and work.parts["export"] == 4 * WEIGHTS
+    assert found["checkpoints"] == 4 * 12 * adapter and found["export"] == 4 * WEIGHTS
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -71,11 +68,11 @@ def test_a_disk_that_is_too_small_is_refused_also_if_two_directories_share_it(tm
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - free, free))
     work = room.Written("--workdir=run", tmp_path / "not" / "yet", {"checkpoints": 600.0, "export": 0.0})
     cache = room.Written("CAMOPD_CACHE", tmp_path, {"domain teacher": 400.0})
-    first, second = room.check_disks([work, cache])
+    first, _ = room.check_disks([work, cache])
     assert "--workdir=run checkpoints 6e-07 GB to write" in first and "export" not in first
     with pytest.raises(ValueError, match=r"CAMOPD_CACHE: the run writes up to 1.1e-06 GB .* has 1e-06 GB free"):
         room.check_disks([work, room.Written("CAMOPD_CACHE", tmp_path, {"domain teacher": 500.0})])
-    with pytest.raises(ValueError, match="--workdir=run: .*lower checkpoint.keep_last"):
+    with pytest.raises(ValueError, match=r"--workdir=run: .*lower checkpoint.keep_last"):
         room.check_disks([room.Written("--workdir=run", tmp_path, {"checkpoints": 1001.0})])
 
 
