@@ -175,12 +175,12 @@ def memory(read: Inputs) -> tuple[list[str], list[str]]:
     found = []
     if devices[0].platform == "cpu":  # simulated devices share the host's memory
         each = [Phase(p.name, {part: size * len(devices) for part, size in p.parts.items()}) for p in phases]
-        found.append(check_memory(each, host, "memory"))
+        found.append(check_memory(each, host, "host memory"))
     else:
         limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
         known = [limit for limit in limits if limit]
-        found.append(check_memory(phases, min(known, default=None), "memory of a device"))
-        found.append(check_memory([_on_host(setup, len(devices))], host, "memory of the host"))
+        found.append(check_memory(phases, min(known, default=None), "device memory"))
+        found.append(check_memory([_on_host(setup, len(devices))], host, "host memory"))
     return [line for line, _ in found], [warning for _, warning in found if warning]
 
 

