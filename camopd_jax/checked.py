@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from camopd_jax import hosts
@@ -22,6 +23,7 @@ from camopd_jax.models.huggingface import tensor_name
 from camopd_jax.models.load import Model
 from camopd_jax.models.weights import WHOLE
 
+INFINITE = 0xFF00  # the bits of bfloat16's infinity without its sign, moved up by one; above it are what is no number
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SHAPING = ("precision", "camopd", "lora", "chat", "student", "rollout.temperature", "micro.logit_chunk", "micro.remat")
 
@@ -92,7 +94,7 @@ def finite(model: Model) -> tuple[int, bool]:
     def items(which: slice) -> Iterator[hosts.Item]:
         for name, layer, _ in tensors[which]:
             values = np.asarray(model.read(name, layer, WHOLE))
-            bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+            bad = not_finite(values)
             if bad:
                 raise ValueError(
                     f"model source {model.source}: {bad} of the {values.size} values of {tensor_name(name, layer)} "
@@ -103,3 +105,10 @@ def finite(model: Model) -> tuple[int, bool]:
     key = {"finite": model.fingerprint}
     found, known = remembered(key, lambda: {"tensors": len(hosts.shared(lambda which: list(items(which))))})
     return found["tensors"], known
+
+
+def not_finite(values: np.ndarray) -> int:
+    """How many values are infinite or no numbers."""
+    if values.dtype == jnp.bfloat16 and (values.view(np.uint16) << 1).max(initial=0) < INFINITE:
+        return 0  # told by the bits, ten times as fast as NumPy is with this type
+    return values.size - int(np.count_nonzero(np.isfinite(values)))

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from camopd_jax import hosts, prompts, rules, sharding
 from camopd_jax.camopd.system import Branch
+from camopd_jax.chat import Statistics
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.evals import cached, suite
 from camopd_jax.models import decoder, load
@@ -29,7 +30,7 @@ class Inputs:
     branches: dict[str, Branch]
     suite: suite.Suite
     examples: Examples | None  # None where all teachers are given
-    statistics: list[str]  # of the data, a line a source
+    statistics: list[tuple[str, Statistics]]  # of each part of the data, with its config key
 
     @property
     def specialised(self) -> str | None:

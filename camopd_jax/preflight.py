@@ -64,7 +64,7 @@ def check(config: ConfigDict, workdir: Path) -> Checked:
         _show("config", [f"{keys} keys, all there, known and in range{goes_on}", *_warnings(rules.doubts(config))])
         found = _checked(config, workdir)
         read = found.read
-        _show("data", [*read.statistics, *apart(read)])
+        _show("data", [*_data(read), *apart(read)])
         _show("tokens", _tokenizers(read))
         _show("disk", room.check_disks(room.written(read, workdir)))
         lines, warnings = room.memory(read)
@@ -103,6 +103,19 @@ def _checked(config: ConfigDict, workdir: Path) -> Checked:
                 "process 0; give all of them the same files"
             )
     return Checked(read, models, data)
+
+
+def _data(read: Inputs) -> Iterator[str]:
+    """A line for each part of the data, and one for all sources, of which each is counted once."""
+    parts = [statistics for _, statistics in read.statistics]
+    yield from (statistics.describe(key) for key, statistics in read.statistics)
+    largest = {s.source: s for s in sorted(parts, key=lambda s: s.rows)}.values()
+    rows, duplicates = (sum(getattr(s, name) for s in largest) for name in ("rows", "duplicates"))
+    dropped, cut = (sum(getattr(s, name) for s in parts) for name in ("dropped", "cut"))
+    yield (
+        f"in all {rows:,} rows of {len(largest)} sources, {duplicates:,} duplicates, {dropped:,} prompts left "
+        f"out and {cut:,} cut as too long, none empty"
+    )
 
 
 def apart(read: Inputs) -> Iterator[str]:

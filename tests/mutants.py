@@ -53,7 +53,7 @@ STUDENT = "tests/test_student.py::test_"
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
 LONG = GOLDEN + "_up_to_position_32767"
 PREFLIGHT, SELFTEST = "tests/test_preflight.py::test_", "tests/test_selftest.py::test_"
-ROOM, MISTAKE = "tests/test_room.py::test_", "tests/test_errors.py::test_a_mistake"
+ROOM = "tests/test_room.py::test_"
 # fmt: off
 MUTANTS = [
     Mutant("logp: temperature not applied", "losses.py",
@@ -488,14 +488,16 @@ MUTANTS = [
            PREFLIGHT + "a_teacher_with_habits_of_its_own_is_warned_of"),
     Mutant("preflight: a teacher that ends with other tokens", "inputs.py",
            "if not set(model.stop_ids) & set(engine.stop_ids):", "if False:",
-           MISTAKE + "[Chat template and tokenizer: python bin/train.py --config=configs/medical.py:three "
-           "--config.teachers.second=path:other_stop]"),
+           PREFLIGHT + "a_teacher_that_never_ends_as_the_student_does_is_refused"),
     Mutant("preflight: renderings not compared", "renderings.py",
            "if isinstance(here, str) or here == there:", "if True:",
            PREFLIGHT + "a_difference_of_templates_is_shown_token_by_token"),
     Mutant("preflight: weights that are not finite", "checked.py",
            "            if bad:", "            if False:",
            PREFLIGHT + "every_tensor_is_read_once_and_the_first_that_is_not_finite_is_named"),
+    Mutant("preflight: bfloat16's infinity by its bits", "checked.py",
+           ".max(initial=0) < INFINITE:", ".max(initial=0) <= INFINITE:",
+           PREFLIGHT + "what_is_not_finite_is_counted_by_hand"),
     Mutant("preflight: remembered for another source", "checked.py",
            "        \"package\": package(),\n", "", PREFLIGHT + "the_key_of_the_self_tests_holds_what_shapes_them"),
     Mutant("preflight: two directories of one disk", "room.py",

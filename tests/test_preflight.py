@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from camopd_jax import checked, preflight, renderings, rules, workdirs
-from camopd_jax.chat import Chat
+from camopd_jax import checked, inputs, preflight, renderings, rules, workdirs
+from camopd_jax.chat import Chat, Statistics
 from camopd_jax.models import load, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,8 @@ def test_the_page_has_a_figure_for_each_check_and_remembers_what_was_proved(tmp_
     starts = [re.search(rf"^  {group} .*\d", page, re.MULTILINE).start() for group in GROUPS]
     assert starts == sorted(starts)
     for says in (
-        "96 keys", "560 rows, 448 to train on", "496 prompts that train and 40 that are held out", "none is both",
+        "96 keys", "560 rows, 448 to train on", "in all 792 rows of 3 sources", "none empty",
+        "496 prompts that train and 40 that are held out", "none is both",
         "general: 258 tokens", "3 of 3 sample conversations", "checkpoints 0.0014 GB", "GB at the fullest",
         "in 20 tensors, all there, of the right shape and finite; fingerprint", "a teacher that is the student: gap 0 ",
         "sampler against scores: ", "All checks are passed",
@@ -173,6 +174,39 @@ def test_a_teacher_with_habits_of_its_own_is_warned_of():
     )
 
 
+def test_a_teacher_that_never_ends_as_the_student_does_is_refused():
+    base, other_ = load.load("random:llama"), load.load("random:llama:1")
+    engine = SimpleNamespace(tokenizer=base.tokenizer, stop_ids=(257, 10), numerics=SimpleNamespace(vocab=258))
+    inputs._same_tokens({"general": base, "second": other_}, engine)
+    inputs._same_tokens({"second": replace(other_, stop_ids=(10,))}, engine)
+    with pytest.raises(
+        ValueError, match=r"config.teachers.second .* end with '<\|im_start\|>' \(256\), the student's with"
+    ):
+        inputs._same_tokens({"general": base, "second": replace(other_, stop_ids=(256,))}, engine)
+
+
+def statistics(source, **changes):
+    none = dict.fromkeys(
+        ("rows", "duplicates", "available", "kept_out", "dropped", "cut", "limit", "tokens", "longest"), 0
+    )
+    return Statistics(source=source, split="train", used=1, **none | changes)
+
+
+def test_a_source_with_two_parts_is_counted_once():
+    parts = [
+        ("data.general", statistics("path:a", rows=1000, duplicates=7, dropped=2)),
+        ("eval.general", statistics("path:a", rows=1000, duplicates=7, dropped=1, cut=4)),
+        ("data.domain", statistics("path:b", rows=50, cut=1)),
+    ]
+    *lines, last = preflight._data(SimpleNamespace(statistics=parts))
+    assert [line.split(": ")[0] for line in lines] == [
+        "data.general path:a",
+        "eval.general path:a",
+        "data.domain path:b",
+    ]
+    assert last == "in all 1,050 rows of 2 sources, 7 duplicates, 3 prompts left out and 5 cut as too long, none empty"
+
+
 def with_bad(model, where, count):
     def read(name, layer, index):
         values = np.array(model.read(name, layer, index))
@@ -202,6 +236,17 @@ def test_half_precision_is_looked_at_too():
     half = with_bad(replace(model, read=lambda *a: model.read(*a).astype(jax.numpy.bfloat16)), ("norm", None), 1)
     with pytest.raises(ValueError, match=r"1 of the 32 values of model.norm.weight"):
         checked.finite(half)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_is_not_finite_is_counted_by_hand(dtype):
+    largest = float(jax.numpy.finfo(dtype).max)
+    values = np.array([0.0, -0.0, 1e-40, -largest, largest, np.inf, -np.inf, np.nan, -np.nan]).astype(
+        jax.numpy.dtype(dtype)
+    )
+    assert checked.not_finite(values) == 4
+    assert checked.not_finite(values[:5]) == 0 and checked.not_finite(values[:0]) == 0
+    assert [checked.not_finite(values[i : i + 1]) for i in range(5, 9)] == [1, 1, 1, 1]
 
 
 def test_what_the_cache_lost_is_computed_again(tmp_path):
