@@ -150,3 +150,23 @@ def test_memory_is_refused_for_what_is_certain_and_warned_of_for_what_is_estimat
     room.check_memory([rollout, update], 5.1 * room.GB, "memory")
     with pytest.raises(ValueError, match=r"memory: weights, .* alone take 5 GB \(update\), and there are 4.9 GB"):
         room.check_memory([rollout, update], 4.9 * room.GB, "memory")
+
+
+@pytest.mark.parametrize(
+    "stats, says", [({"bytes_limit": 10**10}, "10 GB there"), (None, "not known here"), ({}, "not known here")]
+)
+def test_devices_with_a_memory_of_their_own_and_their_host(monkeypatch, stats, says):
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+    monkeypatch.setattr(room.jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(room, "available", lambda: 50 * room.GB)
+    tiny_run = read(camopd__idle_teachers="host")
+    tiny_run.engine.mesh = SimpleNamespace(size=1)
+    tiny_run.models, tiny_run.base = {}, SimpleNamespace(cfg=tiny.CONFIG)
+    (own, host), warnings = room.memory(tiny_run)
+    assert own.startswith("device memory: about ") and says in own and not warnings
+    assert host == "host memory: about 4 GB at the fullest (teachers, checkpoint and export), 50 GB there"
+    on_host = room._on_host(room.setup_of(tiny_run), 1).parts
+    assert on_host["teacher"] == 2 * 4 * WEIGHTS and on_host["copies"] == room.STREAMED + STATE
+    stats = {"bytes_limit": 10**5}
+    with pytest.raises(ValueError, match=r"device memory: weights, .* alone take .*--dry_run shows"):
+        room.memory(tiny_run)
