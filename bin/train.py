@@ -2,6 +2,7 @@
 
 The same command again goes on where it stopped. Values can be set on the command line, as in
 --config.rollout.batch_size=16. Presets follow the file: --config=configs/medical.py:tiny.
+--check makes the checks of a start, prints their page and ends; nothing is trained, and no workdir is made.
 --dry_run prints what the run would hold in memory and how long it would take, here or on --devices, and ends.
 With --compile it also compiles a step's programs for these devices, and compares.
 """
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> int:
         "allow_change", [], "A key that may differ from what the run in the workdir was made with; once for each key.",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_bool("check", False, "Make the checks of a start and end; nothing is trained.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the plan of the run and end; nothing is loaded.", flag_values=values)
     flags.DEFINE_string(
         "devices", None, "What --dry_run plans for, such as v5p-16, v5e-4, h100-8 or cpu-8 (default: this machine).",
@@ -54,6 +56,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--devices={values.devices}: allowed with --dry_run; a run takes what is here")
         if values.compile and not values.dry_run:
             raise ValueError("--compile: allowed with --dry_run; a run compiles what it needs")
+        if values.check and values.dry_run:
+            raise ValueError("--check: allowed without --dry_run, which loads nothing that could be checked")
         if values.dry_run and (values.distributed or values.coordinator):
             raise ValueError("--dry_run: allowed in one process, without --coordinator and --distributed")
         if values.dry_run:
@@ -64,9 +68,13 @@ def main(argv: list[str]) -> int:
             return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 
-        from camopd_jax import hosts, recover  # slow: not before the arguments are known to be right
+        from camopd_jax import hosts, preflight, recover  # slow: not before the arguments are known to be right
 
         hosts.start(values.coordinator, values.processes, values.process, values.distributed)
+        if values.check:
+            preflight.check(config, workdir, values.allow_change)
+            print("All checks are passed; without --check the run starts.", flush=True)
+            return
         try:
             recover.run(config, workdir, values.allow_change)
         except FloatingPointError as error:

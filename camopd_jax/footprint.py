@@ -17,6 +17,7 @@ from camopd_jax.models import decoder, lora
 from camopd_jax.models.attention import BLOCK
 from camopd_jax.models.decoder import DecoderConfig
 
+MOMENTS = {"adamw": 8, "sgd": 0}  # bytes of a parameter's moments, by optimiser
 PARTS = ("weights", "moments", "gradients", "copies", "teacher", "KV cache", "activations", "gathered")
 
 
@@ -228,9 +229,8 @@ def phases(setup: Setup) -> list[Phase]:
     rollout, adapters = config.rollout, setup.student.lora is not None
     trained = own.adapter if adapters else own.base
     weights = 4 * trained + (width * own.base if adapters else 0)
-    moments = {"adamw": 8, "sgd": 0}
     copy = width * trained if width != 4 else 0  # the parameters that train, as the forward pass computes with them
-    state = {"weights": weights, "moments": moments[config.optim.name] * trained, "copies": copy}
+    state = {"weights": weights, "moments": MOMENTS[config.optim.name] * trained, "copies": copy}
     gathered = width * own.largest * 2 if setup.gathers > 1 else 0  # of this layer and the next
     scoring = {"activations": scoring_bytes(setup), "gathered": gathered}
     update = {
@@ -239,12 +239,12 @@ def phases(setup: Setup) -> list[Phase]:
         "gathered": 2 * gathered,  # and their gradients
     }
     sampling = {"copies": copy + width * (own.base + own.adapter), "gathered": gathered}  # cut into layers; for prompts
-    teachers = {name: _teacher_bytes(setup, name, own) for name in setup.teachers}
+    teachers = {name: teacher_bytes(setup, name, own) for name in setup.teachers}
     largest = {"teacher": max(teachers.values())}
 
     found = []
     if rules.SPECIALISE in config.teachers.values():
-        moved = {"moments": moments[config.specialise.optim.name] * trained}
+        moved = {"moments": MOMENTS[config.specialise.optim.name] * trained}
         found.append(_phase("specialise", state, moved, update))
     drawn = decoding(setup, rollout.batch_size, rollout.rows_at_once, rollout.max_new_tokens)
     # The teacher of the step before stays until another one is wanted.
@@ -273,7 +273,7 @@ def _phase(name: str, *parts: dict[str, float]) -> Phase:
     return Phase(name, {part: merged.get(part, 0) for part in PARTS})
 
 
-def _teacher_bytes(setup: Setup, name: str, own: Elements) -> float:
+def teacher_bytes(setup: Setup, name: str, own: Elements) -> float:
     """Of a teacher on the devices: an adapter alone where it shares the student's base."""
     if setup.student.lora and _shares_base(setup, name):
         return setup.width * own.adapter

@@ -2,15 +2,18 @@
 
 import functools
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from camopd_jax import hosts, prompts, rules, sharding
 from camopd_jax.camopd.system import Branch
+from camopd_jax.chat import Statistics
 from camopd_jax.engine import Engine, Numerics
-from camopd_jax.evals import suite
+from camopd_jax.evals import cached, suite
 from camopd_jax.models import decoder, load
+from camopd_jax.models.conversion import cache_dir
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.load import Model
 from camopd_jax.packing import PackShape
@@ -27,7 +30,7 @@ class Inputs:
     branches: dict[str, Branch]
     suite: suite.Suite
     examples: Examples | None  # None where all teachers are given
-    statistics: list[str]  # of the data, a line a source
+    statistics: list[tuple[str, Statistics]]  # of each part of the data, with its config key
 
     @property
     def specialised(self) -> str | None:
@@ -37,6 +40,24 @@ class Inputs:
     @property
     def base(self) -> Model:
         return base_of(self.config, self.models)
+
+    @functools.cached_property
+    def made_at(self) -> Path | None:
+        """Where the cache has the teacher that the run makes, or will have it; None: all teachers are given."""
+        if not self.examples:
+            return None
+        config, s = self.config, self.config.specialise
+        recipe = {
+            "base": self.base.fingerprint,
+            "lora": config.lora.to_dict() if config.lora.rank else None,
+            "precision": config.precision,
+            "optim": s.optim.to_dict() | {"decay_steps": s.steps},
+            "steps": s.steps,
+            "batch_size": s.batch_size,
+            "seed": s.seed,
+            "data": cached.digest([x.tolist() for x in self.examples.prompts + self.examples.answers]),
+        }
+        return cache_dir() / "specialised" / cached.digest(recipe)
 
 
 def read(config: ConfigDict) -> Inputs:
@@ -140,7 +161,10 @@ def with_adapter(config: ConfigDict, cfg: DecoderConfig) -> DecoderConfig:
 
 
 def _same_tokens(models: dict[str, Model], engine: Engine) -> None:
-    """Teachers score the student's token ids, so all must mean the same by them."""
+    """Teachers score the student's token ids, so all must mean the same by them, and end a response alike.
+
+    A teacher that ends its responses with none of the student's stop tokens would teach it to end with none of them.
+    """
     ours = engine.tokenizer.get_vocab()
     for name, model in models.items():
         theirs = model.tokenizer.get_vocab()
@@ -155,3 +179,13 @@ def _same_tokens(models: dict[str, Model], engine: Engine) -> None:
                 f"config.teachers.{name} = {model.source!r}: {model.cfg.vocab_size} rows of embedding for "
                 f"{engine.numerics.vocab} tokens"
             )
+        if not set(model.stop_ids) & set(engine.stop_ids):
+            theirs, ours = (_named(engine, ids) for ids in (model.stop_ids, engine.stop_ids))
+            raise ValueError(
+                f"config.teachers.{name} = {model.source!r}: its responses end with {theirs}, the student's with "
+                f"{ours}; all must share one such token, named by the tokenizer or in generation_config.json"
+            )
+
+
+def _named(engine: Engine, ids: tuple[int, ...]) -> str:
+    return ", ".join(f"{engine.tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in ids)

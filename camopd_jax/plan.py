@@ -86,6 +86,6 @@ def estimate(config: ConfigDict, read: Inputs) -> str:
         for work in (specialise, evaluate.times(len(branches) + len(config.eval.interpolation)), recover, evaluate)
     )
     return (
-        f"  about {once} to specialise and {teachers} to evaluate the teachers (both once per machine), {steps} to "
+        f"about {once} to specialise and {teachers} to evaluate the teachers (both once per machine), {steps} to "
         f"recover, {last} to evaluate; compiling comes on top ({rate / 1e9:.0f} GFLOP/s measured here)"
     )

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from camopd_jax import chat, data, rules, sources
 from camopd_jax.camopd.system import Branch
-from camopd_jax.chat import Chat, Encoded
+from camopd_jax.chat import Chat, Encoded, Statistics
 from camopd_jax.data import Reader
 from camopd_jax.engine import Engine
 from camopd_jax.evals import cached, checks, suite
@@ -132,7 +132,7 @@ class Encoder:
                 f"config.chat.thinking = {config.chat.thinking!r}: the student's chat template has no enable_thinking; "
                 "allowed is 'template'"
             )
-        self.statistics: list[str] = []
+        self.statistics: list[tuple[str, Statistics]] = []  # of each part of the data, with its config key
 
     def _encode(self, key: str, loaded: data.Loaded) -> Encoded:
         rollout = self._config.rollout
@@ -142,7 +142,7 @@ class Encoder:
             self._engine.tokenizer, loaded, self._chat, limit=rollout.max_prompt_tokens,
             long_prompts=rollout.long_prompts,
         )  # fmt: skip
-        self.statistics.append(encoded.statistics.describe(key))
+        self.statistics.append((key, encoded.statistics))
         return encoded
 
     def _encode_heldout(self, key: str, loaded: data.Loaded) -> Encoded:

@@ -9,18 +9,13 @@ import jax
 from ml_collections import ConfigDict
 
 from camopd_jax import (
-    footprint,
     hosts,
-    inputs,
     loop,
     outcome,
-    plan,
-    prompts,
+    preflight,
     resume,
-    rules,
     scoring,
     sft,
-    workdirs,
 )
 from camopd_jax.camopd import methods, records
 from camopd_jax.camopd import system as camopd
@@ -30,7 +25,6 @@ from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
 from camopd_jax.models import decoder
-from camopd_jax.models.conversion import cache_dir
 from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
 from camopd_jax.student import Student, Teacher
 from camopd_jax.types import Params, System
@@ -49,13 +43,9 @@ def run(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
       resume.Fault: for what goes wrong later.
     """
     clock = time.monotonic()
-    with hosts.together():
-        read, models, data = _checked(config, workdir, allowed)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
-    print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
-    print(plan.estimate(config, read), flush=True)
-    with resume.owning(config, workdir, models, data, allowed):
-        _run(config, read, workdir, clock)
+    checked = preflight.check(config, workdir, allowed)
+    with resume.owning(config, workdir, checked.models, checked.data, allowed):
+        _run(config, checked.read, workdir, clock)
 
 
 def _run(config: ConfigDict, read: Inputs, workdir: Path, clock: float) -> None:
@@ -84,44 +74,14 @@ def _run(config: ConfigDict, read: Inputs, workdir: Path, clock: float) -> None:
     print(f"To look at: {workdir / 'report.html'}", flush=True)
 
 
-def _checked(
-    config: ConfigDict, workdir: Path, allowed: Sequence[str]
-) -> tuple[Inputs, dict[str, list[str]], dict[str, str]]:
-    """The inputs of a run, source and fingerprint of its models, and digests of its prompts; nothing is computed."""
-    rules.check_config(config)
-    resume.check_free(workdir)
-    workdirs.check_allowed(config, workdir, allowed)
-    workdirs.check_workdir(config, workdir, allowed)
-    resume.check_whole(workdir)
-    workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
-    if config.precision == "float32":
-        jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
-    print(_header(config, workdir), flush=True)
-    read = inputs.read(config)
-    models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
-    data = prompts.digests(read.branches)
-    workdirs.check_same(workdir, models, data, allowed)
-    return read, models, data
-
-
 def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
     """Make a domain teacher by supervised fine-tuning, or take it from the cache."""
     config, engine, s = read.config, read.engine, read.config.specialise
-    optim = s.optim.to_dict() | {"decay_steps": s.steps}
-    made_of = {
-        "base": student.base.fingerprint,
-        "lora": config.lora.to_dict() if config.lora.rank else None,
-        "precision": config.precision,
-        "optim": optim,
-        "steps": s.steps,
-        "batch_size": s.batch_size,
-        "seed": s.seed,
-        "data": cached.digest([x.tolist() for x in read.examples.prompts + read.examples.answers]),
-    }
-    home = cache_dir() / "specialised" / cached.digest(made_of)
+    home = read.made_at
     stage = workdir / "specialise" / home.name  # another recipe must not go on from this one's checkpoints
     if any(hosts.absent(home)):
-        steps = _steps(config, engine, student, sft.objective, make_optimizer(**optim), temperature=1.0)
+        optimizer = make_optimizer(**s.optim, decay_steps=s.steps)
+        steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
         collect = sft.collector(
             read.examples.prompts, read.examples.answers, batch_size=s.batch_size, seed=s.seed, shape=engine.shape,
             pad_id=engine.tokenizer.pad_token_id,
@@ -239,41 +199,3 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
 def _digest(task: suite.Task) -> str:
     checks = [prompt.checks for prompt in task.prompts]
     return cached.digest([task.max_new_tokens, [x.tolist() for x in task.encoded], checks])
-
-
-def _models(read: Inputs) -> list[str]:
-    """A line a model that was opened."""
-    lines = []
-    for name, model in read.models.items():
-        millions = footprint.parameters(model.cfg) / 1e6
-        lines.append(
-            f"teachers.{name} {model.source}: {millions:,.1f} million weights, fingerprint {model.fingerprint}"
-        )
-    return lines
-
-
-def _header(config: ConfigDict, workdir: Path) -> str:
-    """What will run, where, and how to get the other presets."""
-    device, names = jax.devices()[0], rules.branches(config)
-    made = rules.specialised(config)
-    s, rank = config.specialise, config.lora.rank
-    made_by = f"made by {s.steps} updates of {s.batch_size} examples unless cached" if made else ""
-    trains = f"an adapter of rank {rank}" if rank else "all weights"
-    turns = methods.steps_in_words(config.camopd, config.rollout.batch_size)
-    return "\n".join(
-        [
-            f"{config.name}:{config.preset}, seed {config.seed}, on {jax.device_count()} x {device.device_kind}, "
-            f"{config.precision}; {trains} of the student trains",
-            *(
-                f"  {n} teacher: {made_by if n == made else config.teachers[n]}"
-                f"{', the start of the student' if n == config.student else ''}"
-                for n in names
-            ),
-            "  1. full evaluation of the teachers and of their interpolation (unless cached)",
-            f"  2. recovery by {config.camopd.method}: {config.steps} updates of {config.rollout.batch_size} prompts, "
-            f"{turns}",
-            "  3. full evaluation of the recovered student, table, plots, export",
-            f"  kept in {workdir}; the same command goes on where it stopped",
-            "  other presets: --config=configs/NAME.py[:PRESET]; every value: --config.KEY=VALUE",
-        ]
-    )

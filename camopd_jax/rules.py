@@ -3,6 +3,7 @@
 import difflib
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from camopd_jax.sharding import MESH_AXES
 
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
+SEEDS = 2**31 - 1000  # a seed is below; what is drawn of the data has it 1000 higher
+BRANCH = re.compile(r"[A-Za-z]\w*", re.ASCII)  # a part of the names of measures, which have a slash between their parts
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 
 
@@ -36,8 +39,8 @@ def base_branch(config: ConfigDict) -> str:
     return "general" if config.student == specialised(config) else config.student
 
 
-def check_config(config: ConfigDict) -> None:
-    """Validate every value of a recovery config, and that it has all keys and no others.
+def check_config(config: ConfigDict) -> int:
+    """Validate every value of a recovery config, and that it has all keys and no others; returns how many these are.
 
     Raises:
       ValueError: naming the key, its value and what is allowed.
@@ -89,7 +92,9 @@ def check_config(config: ConfigDict) -> None:
     whole("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk", "checkpoint.every", "checkpoint.keep_last")
     whole("eval.batch_size", "eval.max_new_tokens", "eval.max_domain_tokens", "eval.max_instruction_tokens")
     whole("eval.prompts", "eval.general_prompts", "eval.domain_prompts", "eval.instructions", least=2)
-    whole("seed", "specialise.seed", "specialise.count", "checkpoint.keep_best", "eval.every", "eval.seed", least=0)
+    for seed in ("seed", "specialise.seed", "eval.seed"):
+        need(seed, lambda v: type(v) is int and 0 <= v < SEEDS, f"a whole number, 0 to {SEEDS - 1}")
+    whole("specialise.count", "checkpoint.keep_best", "eval.every", least=0)
     whole("diagnostics.every", "report.rollouts", "report.answers", least=0)
     whole("diagnostics.prompts", "report.tokens")
     need("diagnostics.prompts", lambda v: v <= config.eval.prompts, "at most eval.prompts, of which they are")
@@ -131,6 +136,7 @@ def check_config(config: ConfigDict) -> None:
     _check_no_others(config, known)
     _check_lengths(config)
     methods.check(config)
+    return len(known)
 
 
 def _check_no_others(config: ConfigDict, known: set[str]) -> None:
@@ -168,6 +174,8 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
             f"allowed is 'general' or {made[0]!r}"
         )
     for name in names:
+        if not BRANCH.fullmatch(name):
+            raise ValueError(f"config.teachers.{name!r}: allowed is a name of letters, digits and underscores")
         if name in MEASURES:
             raise ValueError(
                 f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})"
@@ -190,12 +198,40 @@ def _check_lengths(config: ConfigDict) -> None:
         raise ValueError(
             f"config.micro.slots = {config.micro.slots}: a packed row must hold the longest response, {answered} tokens"
         )
+    if config.micro.slots > config.micro.width:
+        raise ValueError(
+            f"config.micro.slots = {config.micro.slots}: a packed row of config.micro.width = {config.micro.width} "
+            "tokens has no more of response"
+        )
+
+
+def doubts(config: ConfigDict) -> list[str]:
+    """What is allowed and rarely meant, a line each."""
+    c, found = config.camopd, []
+    for stage, steps in (("optim", config.steps), ("specialise.optim", config.specialise.steps)):
+        warmup = (config if stage == "optim" else config.specialise).optim.warmup_steps
+        if warmup > steps and (stage == "optim" or specialised(config)):
+            found.append(f"config.{stage}.warmup_steps = {warmup}: the learning rate is not reached in {steps} updates")
+    if config.checkpoint.keep_best and not config.eval.every:
+        found.append(
+            f"config.checkpoint.keep_best = {config.checkpoint.keep_best}: nothing is evaluated in between "
+            "(eval.every = 0), so that no step is kept for being the best"
+        )
+    if "general" not in {turn.branch for step in range(len(c.cycle)) for turn in _turns(config, step)}:
+        found.append(
+            f"config.camopd.cycle = {tuple(c.cycle)}: the general teacher recovers nothing, as no step asks it"
+        )
+    return found
+
+
+def _turns(config: ConfigDict, step: int) -> list[methods.Turn]:
+    return methods.method_of(config.camopd).turns(tuple(config.camopd.cycle), step, config.rollout.batch_size)
 
 
 def check_devices(config: ConfigDict, shards: int) -> None:
     """Raise ValueError unless the prompts of each branch in a step can be spread evenly over the data shards."""
     batch = config.rollout.batch_size
-    turns = methods.method_of(config.camopd).turns(tuple(config.camopd.cycle), 0, batch)
+    turns = _turns(config, 0)
     if any(turn.rows % shards for turn in turns):
         parts = " + ".join(str(turn.rows) for turn in turns)
         raise ValueError(

@@ -36,6 +36,7 @@ CONFIGS = {
     "no_data.py": OWN.format("c.teachers.law = 'random:llama:2'"),
     "no_demand.py": OWN.format("c.teachers.law = 'random:llama:2'; c.data.law = c.data.second"),
     "length.py": OWN.format("c.teachers.length = 'random:llama:2'"),
+    "slash.py": OWN.format("c.teachers['law/old'] = 'random:llama:2'"),
     "no_general.py": OWN.format("del c.teachers.general"),
     "missing_key.py": OWN.format("del c.chat.system"),
     "own_typo.py": OWN.format("c.rollout.batchsize = 16"),
@@ -97,6 +98,7 @@ def _data(home: Path) -> None:
     for name, row in ROWS.items():
         good = _rows(12)
         lines(name, [good[0], row, *good[1:]] if name == "list.jsonl" else [row, *good])
+    lines("alike.jsonl", [{"prompt": f"{'What is a fever? ' * 60}{i}"} for i in range(12)])
     for name, check in CHECKS.items():
         lines(name, [row | {"checks": [check]} for row in _rows(60)])
     (home / "empty.jsonl").write_text("")
@@ -154,6 +156,9 @@ def _models(home: Path) -> None:
     tensors("missing_tensor", lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
     tensors("wrong_shape", lambda w: w.update({"model.norm.weight": w["model.norm.weight"][:16]}))
     tensors("extra_bias", lambda w: w.update({"model.layers.0.mlp.up_proj.bias": np.zeros(64, np.float32)}))
+    tensors(
+        "nan_weights", lambda w: w["model.layers.1.self_attn.o_proj.weight"][0].__setitem__([3, 5], (np.nan, np.inf))
+    )
 
     embed = "model.embed_tokens.weight"
     for name, rows in (("few_rows", 200), ("odd_rows", 258)):
@@ -179,6 +184,8 @@ def _models(home: Path) -> None:
     other = copy("other_tokens") / "tokenizer.json"
     other.write_text(other.read_text().replace("<|im_end|>", "<|eot_id|>"))
     _edit(home / "other_tokens" / "tokenizer_config.json", eos_token="<|eot_id|>", pad_token="<|eot_id|>")
+    _edit(copy("other_stop") / "tokenizer_config.json", eos_token="<|im_start|>")
+    _edit(home / "other_stop" / "generation_config.json", eos_token_id=256)
     _edit(copy("no_eos") / "tokenizer_config.json", eos_token=None, pad_token=None)
     _edit(home / "no_eos" / "generation_config.json", eos_token_id=None)
 

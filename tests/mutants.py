@@ -56,6 +56,8 @@ CHECKPOINT, RESUME = "tests/test_checkpoint.py::test_", "tests/test_resume.py::t
 DRIFT, LOCK = "tests/test_workdirs.py::test_", "tests/test_lock.py::test_"
 LOGS, LOOP = "tests/test_metrics.py::test_", "tests/test_loop.py::test_"
 WRITING = "tests/models/test_writing.py::test_"
+PREFLIGHT, SELFTEST = "tests/test_preflight.py::test_", "tests/test_selftest.py::test_"
+ROOM = "tests/test_room.py::test_"
 # fmt: off
 MUTANTS = [
     Mutant("logp: temperature not applied", "losses.py",
@@ -529,6 +531,54 @@ MUTANTS = [
     Mutant("cache: a damaged evaluation ends the run", "evals/cached.py",
            "except (ValueError, EOFError, zipfile.BadZipFile):", "except EOFError:",
            "tests/evals/test_cached.py::test_what_is_stored_is_taken_unless_it_is_damaged[truncated]"),
+    Mutant("preflight: the gap to the student itself is not judged", "selftest.py",
+           "found[\"gap\"] <= bounds.gap * colder,", "True,", SELFTEST + "each_figure_can_fail"),
+    Mutant("preflight: a teacher that moves nothing is passed", "selftest.py",
+           ".all() and least > 0,", ".all(),", SELFTEST + "each_figure_can_fail"),
+    Mutant("preflight: a loss that moves at its minimum is passed", "selftest.py",
+           "found[\"still\"] <= bounds.still * least,", "True,", SELFTEST + "each_figure_can_fail"),
+    Mutant("preflight: sampler against scores not judged", "selftest.py",
+           "mean <= bounds.mean * colder and ", "", SELFTEST + "each_figure_can_fail"),
+    Mutant("preflight: one teacher alone, which is the student", "selftest.py",
+           "same[\"norm\"] * scale", "same[\"norm\"]",
+           SELFTEST + "every_kind_of_run_passes_and_leaves_nothing_on_the_devices"),
+    Mutant("preflight: padding counted as the end of a response", "stops.py",
+           "mask_BT[b, :kept] = True", "mask_BT[b] = True",
+           SELFTEST + "every_kind_of_run_passes_and_leaves_nothing_on_the_devices"),
+    Mutant("preflight: examples without an end", "stops.py",
+           "if found < s.batch_size:", "if found < 0:", SELFTEST + "the_examples_of_a_specialisation_end"),
+    Mutant("preflight: failed self-tests are remembered", "preflight.py",
+           "        selftest.judge(found, *how)  # what has failed is not kept\n", "",
+           PREFLIGHT + "self_tests_that_failed_are_not_remembered"),
+    Mutant("preflight: held-out tokens train", "preflight.py",
+           "if ids.tobytes() in held]", "if False]", PREFLIGHT + "no_prompt_that_trains_is_held_out_by_hand"),
+    Mutant("preflight: other weights on another host", "preflight.py",
+           "if theirs != everywhere[0]:", "if False:", PREFLIGHT + "processes_with_other_weights_or_prompts_are_named"),
+    Mutant("preflight: stop tokens not compared", "preflight.py",
+           "if set(model.stop_ids) != set(engine.stop_ids):", "if False:",
+           PREFLIGHT + "a_teacher_with_habits_of_its_own_is_warned_of"),
+    Mutant("preflight: a teacher that ends with other tokens", "inputs.py",
+           "if not set(model.stop_ids) & set(engine.stop_ids):", "if False:",
+           PREFLIGHT + "a_teacher_that_never_ends_as_the_student_does_is_refused"),
+    Mutant("preflight: renderings not compared", "renderings.py",
+           "if isinstance(here, str) or here == there:", "if True:",
+           PREFLIGHT + "a_difference_of_templates_is_shown_token_by_token"),
+    Mutant("preflight: weights that are not finite", "checked.py",
+           "            if bad:", "            if False:",
+           PREFLIGHT + "every_tensor_is_read_once_and_the_first_that_is_not_finite_is_named"),
+    Mutant("preflight: bfloat16's infinity by its bits", "checked.py",
+           ".max(initial=0) < INFINITE:", ".max(initial=0) <= INFINITE:",
+           PREFLIGHT + "what_is_not_finite_is_counted_by_hand"),
+    Mutant("preflight: remembered for another source", "checked.py",
+           "        \"package\": package(),\n", "", PREFLIGHT + "the_key_of_the_self_tests_holds_what_shapes_them"),
+    Mutant("preflight: two directories of one disk", "room.py",
+           "disks.get(disk, 0) + need.total", "need.total",
+           ROOM + "a_disk_that_is_too_small_is_refused_also_if_two_directories_share_it"),
+    Mutant("preflight: memory that files hold counts as used", "room.py",
+           "most - taken + int(stat.get(cached, 0))", "most - taken", ROOM + "available_memory_by_hand"),
+    Mutant("preflight: weights larger than the memory", "room.py",
+           "if _certain(fullest) > room:", "if False:",
+           ROOM + "memory_is_refused_for_what_is_certain_and_warned_of_for_what_is_estimated"),
 ]
 # fmt: on
 

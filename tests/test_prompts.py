@@ -68,7 +68,7 @@ def test_what_was_left_out_is_told(tmp_path):
     c = config(data__domain__source=a, data__domain__count=0, specialise__source=a, mesh__replica=8)
     assert jax.device_count() == 8
     read = inputs.read(c)
-    (line,) = [s for s in read.statistics if s.startswith("specialise")]
+    (line,) = [s.describe(key) for key, s in read.statistics if key == "specialise"]
     assert "8 left out, as they are held-out prompts elsewhere" in line
     assert len(read.examples.prompts) == 32
 
