@@ -15,7 +15,20 @@ MAX_LINES = 300
 LEVELS = (
     ("types",),
     ("losses", "sharding", "hosts", "models", "icd10", "sources"),
-    ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
+    (
+        "sampling",
+        "batching",
+        "scoring",
+        "packing",
+        "step",
+        "data",
+        "chat",
+        "engine",
+        "metrics",
+        "finite",
+        "guards",
+        "checkpoint",
+    ),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
 )
