@@ -169,6 +169,11 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     return found
 
 
+def summary_lines(rows: Sequence[dict]) -> list[str]:
+    """The warnings of a run for the console."""
+    return [f"warning: {w['name']} of {w['branch']} at step {w['steps']}. {w['means']}" for w in summary(rows)]
+
+
 class Watch:
     """What the rows of a run so far ask for in the next step."""
 
