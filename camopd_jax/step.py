@@ -63,8 +63,10 @@ class Steps:
     measure: Callable[[TrainState, Params], dict]
     apply: Callable[[TrainState, Params], TrainState]  # donates the state
     skip: Callable[[TrainState], TrainState]
-    finite: Callable[[TrainState], jax.Array]  # whether all parameters and moments are
-    finite_parts: Callable[[Any], Any]  # of each tensor of a tree, and of each layer of a stacked one; for errors alone
+    finite: Callable[[TrainState], jax.Array]  # whether parameters and moments are, and their sums of squares
+    finite_parts: Callable[
+        [Any], Any
+    ]  # so for each tensor of a tree, and each layer of a stacked one; for errors alone
     abstract: TrainState  # shapes and shardings, for restoring
     frozen: Params  # the last argument of `micro`: what an adapter trains beside, {} where all parameters train
     rows: NamedSharding  # of an update's arrays
@@ -120,13 +122,14 @@ def build_steps(
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         return TrainState(params, opt_state, state.step + 1, state.key)
 
-    def finite(state):
-        return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((state.params, state.opt_state))]).all()
+    def finite(state):  # a dot product, as it is the one reduction over all values that is fast on every backend
+        squares = [jnp.tensordot(x, x, x.ndim) for x in jax.tree.leaves((state.params, state.opt_state))]
+        return jnp.isfinite(jnp.stack(squares)).all()
 
     def finite_parts(tree):
         def one(path, x):
             stacked = any(getattr(key, "key", None) == "layers" for key in path)
-            return jnp.isfinite(x).all(axis=tuple(range(int(stacked), x.ndim)))
+            return jnp.isfinite(jnp.sum(x * x, axis=tuple(range(int(stacked), x.ndim))))
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
