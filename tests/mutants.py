@@ -261,7 +261,7 @@ MUTANTS = [
            GUARDS + "a_run_that_goes_on_skips_and_warns_like_one_that_was_not_stopped"),
     Mutant("guards: the history has steps that are made again", "guards.py",
            'if row["step"] <= step] if', "] if",
-           GUARDS + "a_run_that_goes_on_skips_and_warns_like_one_that_was_not_stopped"),
+           GUARDS + "history_is_what_a_restored_step_has_seen"),
     Mutant("guards: a spike that is left out is applied", "loop.py",
            "state, figures = steps.skip(state), figures |", "state, figures = steps.apply(state, grads), figures |",
            GUARDS + "a_spike_that_is_left_out_is_a_step_without_updates_bit_for_bit"),

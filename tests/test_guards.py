@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from plain import SHAPE, a_rollout, an_engine, mesh, random_weights
 
-from camopd_jax import finite, guards, loop, packing, sft
+from camopd_jax import finite, guards, loop, packing, sft, workdirs
 from camopd_jax import step as steps_of
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.models import decoder
@@ -29,7 +29,7 @@ def an_update(norm, branch="general", **more):
 
 def test_a_spike_is_told_by_the_median_of_the_last_updates_of_its_branch():
     no_update = {"step": 0, "branch": "general", "loss": 0.0}
-    rows = [an_update(n) for n in (90, 1, 4, 2, 8)] + [an_update(900, "domain")] * 9 + [no_update] * 9
+    rows = [an_update(n) for n in (90, 90, 90, 4, 2, 8)] + [an_update(900, "domain")] * 9 + [no_update] * 9
     assert guards.spikes({"grad_norm": 12.0}, "general", rows, LIMITS) == {}  # 3 times the median of 4, 2 and 8
     found = guards.spikes({"grad_norm": 12.1}, "general", rows, LIMITS)
     assert found == {"grad_norm": "grad_norm is 12.1, 3 times the median of the updates before"}
@@ -386,6 +386,15 @@ def test_a_run_that_goes_on_skips_and_warns_like_one_that_was_not_stopped(tmp_pa
         same(go(tmp_path / str(last), limits=limits, spoil=spoil), state)
         assert rows_of(tmp_path / str(last)) == rows_of(tmp_path / "whole")
         assert capsys.readouterr().out.count("warning at step") == said == 2
+
+
+def test_a_run_that_a_spike_stopped_can_go_on_without_it(tmp_path):
+    assert "guard." in workdirs.MAY_CHANGE  # of a run that goes on
+    spoil = scaled(4, 1e4)
+    with pytest.raises(FloatingPointError, match=r"step 4, branch sft: grad_norm is .* and guard.on_spike is 'stop'"):
+        go(tmp_path / "stopped", limits=replace(SPIKY, on_spike="stop"), spoil=spoil)
+    assert kept(tmp_path / "stopped") == [2]
+    same(go(tmp_path / "stopped", limits=SPIKY, spoil=spoil), go(tmp_path / "skipped", limits=SPIKY, spoil=spoil))
 
 
 # Stalls
