@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from camopd_jax import hosts, metrics, sharding
+from camopd_jax import finite, guards, hosts, metrics, sharding
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.step import Steps
 from camopd_jax.types import Experience, Params, System, TrainState
@@ -33,6 +33,7 @@ class Plan:
     evaluate_every: int  # steps; 0: never
     checkpoint_every: int  # steps
     diagnose_every: int = 0  # steps; 0: never
+    limits: guards.Limits = guards.OFF  # of what is watched; values that are not finite stop a run in any case
 
     def due(self, step: int, every: int) -> bool:
         """Whether what comes every so many steps comes after this one; the last step has everything."""
@@ -71,7 +72,8 @@ def run(
 
     Raises:
       Interrupted: after SIGTERM or Ctrl-C, with the state saved.
-      FloatingPointError: if a loss or gradient is not finite, before it touches the parameters.
+      FloatingPointError: if a score, loss or gradient is not finite, before it touches the parameters; if these are
+        not finite after an update or an evaluation is not, before it is saved; at a spike that is to stop the run.
     """
     done = checkpoints.latest()
     if done is None:
@@ -79,32 +81,42 @@ def run(
     else:
         state, kept = checkpoints.restore(steps.abstract), done
         print(f"{plan.title}: going on from the checkpoint at step {done}", flush=True)
+    watch = guards.Watch(plan.limits, guards.history(workdir / "metrics.jsonl", done))
     log = metrics.RunLog(workdir, kept) if hosts.writer() else metrics.NoLog()
     progress = metrics.Progress(plan.title, plan.steps, done)
     try:
-        with _signals() as seen:
+        with (
+            _signals() as seen,
+            guards.watchdog(workdir, plan.limits.stall_seconds, f"step {done}, evaluation") as now,
+            finite.traced(steps, lambda: state.params),
+        ):
             there = [_has(workdir / f"{name}.jsonl", done) for name in ("eval", "diagnostics")]
             evaluated, diagnosed = hosts.gather(there)[0][0]  # what the writer sees
             if plan.due(done, plan.evaluate_every) and not evaluated:  # at the start, or left out for a signal
-                log.evaluation(system.evaluate(state.params, done))
+                log.evaluation(finite.check_rows(system.evaluate(state.params, done), done))
             if plan.due(done, plan.diagnose_every) and not diagnosed:
                 log.diagnosis(system.diagnose(state, done))
             for step in range(done, plan.steps):
+                now(f"step {step + 1}")
                 clock, compiled = time.perf_counter(), metrics.compilations()
                 experience = system.collect(state, step)
                 checkpoints.wait()  # a save that still holds its copy of the state would double the update's memory
-                state, figures = update(steps, state, experience, step)
+                state, figures = update(steps, state, experience, step, watch.left_out)
                 row = {"step": step + 1, "branch": experience.branch, **figures, **experience.metrics}
                 row["compilations"] = metrics.compilations() - compiled
                 row["seconds"] = time.perf_counter() - clock
                 row["tokens_per_second"] = row["response_tokens"] / row["seconds"]
+                begun = watch.warn(row)
                 log.step(row, experience.rollouts)
                 del experience  # of the step; it may hold arrays on the devices
                 progress.show(step + 1, describe(row))
+                for line in begun:
+                    progress.say(line)
+                now(f"step {step + 1}, evaluation")
                 evaluated, signum = None, _signal(seen)
                 if not signum:  # who sent one may wait for seconds only; the run that goes on makes up for it
                     if plan.due(step + 1, plan.evaluate_every):
-                        rows = system.evaluate(state.params, step + 1)
+                        rows = finite.check_rows(system.evaluate(state.params, step + 1), step + 1)
                         log.evaluation(rows)
                         evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
                     if plan.due(step + 1, plan.diagnose_every):
@@ -131,28 +143,53 @@ def _has(path: Path, step: int) -> bool:
     return any(row["step"] == step for row in metrics.read_jsonl(path))
 
 
-def update(steps: Steps, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, dict]:
-    """Sum the gradients of the micro-batches and apply them; without any, only the step advances."""
+def update(
+    steps: Steps, state: TrainState, experience: Experience, step: int,
+    left_out: Callable[[dict, str, int], bool] = lambda figures, branch, step: False,
+) -> tuple[TrainState, dict]:  # fmt: skip
+    """Sum the gradients of the micro-batches and apply them; without any, only the step advances.
+
+    So it does where left_out(figures of the loss and the gradient, branch, number of the step) is true.
+
+    Raises:
+      FloatingPointError: if the loss or the gradient is not finite, with the state as it was; if parameters or
+        moments are not finite afterwards, with no state left.
+    """
     clock = time.perf_counter()
     if not experience.updates:
         return steps.skip(state), {"loss": 0.0, "seconds_update": 0.0}
+
+    def added(grads: Params, place: int) -> tuple[Params, dict]:
+        micro = experience.complete(place) if experience.complete else experience.updates[place]
+        return steps.micro(state.params, grads, sharding.spread(micro, steps.rows), steps.frozen)
+
     grads, sums = steps.zeros(), []
-    for place, micro in enumerate(experience.updates):
-        micro = experience.complete(place) if experience.complete else micro
-        grads, new = steps.micro(state.params, grads, sharding.spread(micro, steps.rows), steps.frozen)
+    for place in range(len(experience.updates)):
+        grads, new = added(grads, place)
         sums.append(new)
     figures = {k: float(v) for k, v in jax.device_get(steps.measure(state, grads)).items()}
     sums = jax.device_get(sums)
     totals = {name: float(sum(s[name] for s in sums)) for name in sums[0]}
+    where = f"step {step + 1}, branch {experience.branch}"
     if not math.isfinite(totals["loss"]) or not math.isfinite(figures["grad_norm"]):
-        raise FloatingPointError(
-            f"step {step + 1}, branch {experience.branch}: loss {totals['loss']}, gradient norm {figures['grad_norm']}"
+        del grads  # room for those of one micro-batch
+        why = finite.blame(
+            [float(s["loss"]) for s in sums],
+            lambda place: jax.device_get(steps.finite_parts(added(steps.zeros(), place)[0])),
+            experience.samples,
         )
+        raise FloatingPointError(f"{where}: loss {totals['loss']:.3g}, gradient norm {figures['grad_norm']:.3g}: {why}")
     tokens = totals.pop("tokens")
     if "w_kept" in totals:
         totals["w_kept"] /= tokens
-    state = jax.block_until_ready(steps.apply(state, grads))
     figures |= totals | {"trained_tokens": int(tokens), "micro_steps": len(sums)}
+    if left_out(figures, experience.branch, step + 1):
+        state, figures = steps.skip(state), figures | {"trained_tokens": 0, "skipped": 1}
+    else:
+        state = steps.apply(state, grads)
+        if not jax.device_get(steps.finite(state)):
+            tensors = finite.where(jax.device_get(steps.finite_parts((state.params, state.opt_state))))
+            raise FloatingPointError(f"{where}: after the update not finite: {tensors}")
     return state, figures | {"seconds_update": time.perf_counter() - clock}
 
 

@@ -262,6 +262,13 @@ class Progress:
         left = (time.monotonic() - self._start) / (step - self._first) * (self._total - step)
         print(f"{self._title} {step}/{self._total}  {figures}  ETA {left // 60:.0f}:{left % 60:02.0f}", flush=True)
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+            return
+        print(line, flush=True)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from camopd_jax import metrics, report, summary
+from camopd_jax import guards, metrics, report, summary
 from camopd_jax.evals import checks
 from camopd_jax.evals.cached import Evaluation
 from camopd_jax.inputs import Inputs
@@ -21,8 +21,10 @@ def write(read: Inputs, workdir: Path, found: dict[str, Evaluation]) -> None:
     ratios = summary.ratios(start, general, after, kept)
     text = f"{summary.table(models, lines)}\n\n{summary.ratio_table(ratios)}\n"
     metrics.put(workdir / "summary.md", text)
-    print(f"\n{text}", flush=True)
     steps, evaluations = (metrics.read_jsonl(workdir / f"{name}.jsonl") for name in ("metrics", "eval"))
+    print(f"\n{text}", flush=True)
+    for line in guards.summary_lines(steps):
+        print(line, flush=True)
     short = [row for row in evaluations if row["metric"] == "short_reverse_kl"]
     full = [
         measures[line.measure].row(name, read.config.steps, line.task, line.metric)

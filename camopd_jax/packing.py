@@ -6,6 +6,7 @@ whole sequences are laid end to end in rows of W tokens, and a micro-batch is R 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -58,6 +59,16 @@ def pack(rollout: Rollout, which: Sequence[int], shape: PackShape) -> Packing:
     Raises:
       ValueError: if a sequence is longer than a packed row, or its response than the row's slots.
     """
+    return _lay(rollout, _bins(rollout, which, shape), shape)
+
+
+def members(rollout: Rollout, which: Sequence[int], shape: PackShape) -> list[list[int]]:
+    """The rows of a rollout in each micro-batch that `pack` makes of the chosen ones."""
+    bins = _bins(rollout, which, shape)
+    return [list(chain(*bins[i : i + shape.rows])) for i in range(0, len(bins), shape.rows)]
+
+
+def _bins(rollout: Rollout, which: Sequence[int], shape: PackShape) -> list[list[int]]:
     prompt_length = rollout.prompt_mask_BP.sum(axis=1)
     response_length = rollout.response_mask_BT.sum(axis=1)
     bins: list[list[int]] = []
@@ -76,7 +87,7 @@ def pack(rollout: Rollout, which: Sequence[int], shape: PackShape) -> Packing:
             free.append((shape.width, shape.slots))
         bins[home].append(b)
         free[home] = (free[home][0] - tokens, free[home][1] - slots)
-    return _lay(rollout, bins, shape)
+    return bins
 
 
 def _lay(rollout: Rollout, bins: list[list[int]], shape: PackShape) -> Packing:

@@ -23,6 +23,7 @@ class Examples:
 
     prompts: list[np.ndarray]
     answers: list[np.ndarray]
+    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Encoder:
                     f"specialise: example {prompt.id} has {len(tokens)} prompt and {len(answer)} answer tokens; "
                     f"allowed are config.micro.width = {width} together and config.micro.slots = {slots} of answer"
                 )
-        return Examples(encoded.tokens, answers)
+        return Examples(encoded.tokens, answers, [p.id for p in encoded.prompts])
 
     def suite(self, loaded: Loaded) -> suite.Suite:
         e = self._config.eval

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from camopd_jax import (
+    guards,
     hosts,
     loop,
     outcome,
@@ -54,7 +55,7 @@ def _run(config: ConfigDict, read: Inputs, workdir: Path, clock: float) -> None:
     if read.specialised:
         teachers[read.specialised] = specialise(read, student, workdir)
     teachers = {name: teachers[name] for name in read.branches}
-    evaluate = _full_evaluation(read, teachers)
+    evaluate = _full_evaluation(read, teachers, workdir)
     found: dict[str, cached.Evaluation] = {}
     for name, teacher in teachers.items():
         title = f"{name} teacher = start" if name == config.student else f"{name} teacher"
@@ -83,14 +84,14 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
         optimizer = make_optimizer(**s.optim, decay_steps=s.steps)
         steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
         collect = sft.collector(
-            read.examples.prompts, read.examples.answers, batch_size=s.batch_size, seed=s.seed, shape=engine.shape,
-            pad_id=engine.tokenizer.pad_token_id,
+            read.examples.prompts, read.examples.answers, read.examples.ids, batch_size=s.batch_size,
+            seed=s.seed, shape=engine.shape, pad_id=engine.tokenizer.pad_token_id,
         )  # fmt: skip
         with Checkpoints(stage / "checkpoints", keep_last=1, keep_best=0, best_metric="") as checkpoints:
             state = loop.run(
                 System(collect, lambda params, step: [], lambda state, step: []),
                 steps,
-                loop.Plan("specialise", s.steps, 0, s.checkpoint_every),
+                loop.Plan("specialise", s.steps, 0, s.checkpoint_every, limits=guards.limits_of(config.guard, False)),
                 stage,
                 checkpoints,
                 lambda: student.fresh(s.seed),
@@ -129,18 +130,17 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     function, objective = camopd.scored_by(c)
     optimizer = make_optimizer(**config.optim, decay_steps=0)
     temperature = config.rollout.temperature
+    wanted = loop.Plan(
+        "recover", config.steps, config.eval.every, config.checkpoint.every, config.diagnostics.every,
+        guards.limits_of(config.guard, surrogate=weighed),
+    )  # fmt: skip
     with checkpoints_of(config, workdir, read_only=False) as checkpoints:
         if checkpoints.latest() != config.steps and hosts.writer():
             (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
-            system,
-            _steps(config, engine, student, objective, optimizer, temperature, function),
-            loop.Plan("recover", config.steps, config.eval.every, config.checkpoint.every, config.diagnostics.every),
-            workdir,
-            checkpoints,
-            teachers[config.student].start,
-            jax.random.key(config.seed),
-        )
+            system, _steps(config, engine, student, objective, optimizer, temperature, function), wanted, workdir,
+            checkpoints, teachers[config.student].start, jax.random.key(config.seed),
+        )  # fmt: skip
     return state.params
 
 
@@ -167,7 +167,7 @@ def _mixes(read: Inputs, name: str) -> bool:
     return name != "general" and read.models.get(name, general).cfg == general.cfg
 
 
-def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
+def _full_evaluation(read: Inputs, teachers: dict[str, Teacher], workdir: Path) -> Callable:
     """evaluate(title, policy, fingerprint) -> measures; with a fingerprint, computed once per machine."""
     evaluation = read.suite
     tasks = {"general": evaluation.general, "instructions": evaluation.instructions, **evaluation.domains}
@@ -188,7 +188,8 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
         def compute():
             print(f"evaluating: {title} ...", flush=True)
             is_general = fingerprint == teachers["general"].fingerprint
-            return evaluation.run(policy, policies, reference, is_general)
+            with guards.watchdog(workdir, read.config.guard.stall_seconds, f"the evaluation of the {title}"):
+                return evaluation.run(policy, policies, reference, is_general)
 
         key = shaped_by | {"model": fingerprint, "scored_by": scored_by}
         return cached.evaluation(key, compute) if fingerprint else compute()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from camopd_jax import metrics, summary, verdict, workdirs
+from camopd_jax import guards, metrics, summary, verdict, workdirs
 
 ASSETS = Path(__file__).parent / "assets" / "report"
 SCRIPTS = ("dom.js", "filters.js", "chart.js", "heat.js", "overview.js", "curves.js", "diagnostics.js", "rollouts.js",
@@ -64,6 +64,7 @@ def content(workdir: Path) -> dict:
         "title": f"{run['title']}, seed {run['seed']}",
         "workdir": workdir.absolute().name,
         "verdict": words,
+        "warnings": guards.summary(found["metrics"]),
         "cost": cost(found["metrics"], run),
         "tables": [cells(table) for table in tables],
         "clip_norm": rounded(run["clip_norm"]),

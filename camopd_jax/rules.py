@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import workdirs
+from camopd_jax import guards, workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.camopd.teachers import IDLE
@@ -100,6 +100,14 @@ def check_config(config: ConfigDict) -> int:
     need("diagnostics.prompts", lambda v: v <= config.eval.prompts, "at most eval.prompts, of which they are")
     whole("lora.rank", least=0)
     whole(*(f"mesh.{axis}" for axis in MESH_AXES), least=-1)
+    one_of("guard.on_spike", guards.ON_SPIKE)
+    need("guard.spike_factor", lambda v: v > 1, "a number above 1")
+    positive("guard.entropy")
+    whole("guard.spike_window", "guard.spike_after", "guard.steps")
+    for key in ("w_kept", "eos_rate", "entropy_left"):
+        need(f"guard.{key}", lambda v: 0 <= v <= 1, "a share, 0 to 1")
+    need("guard.length_ratio", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")
+    need("guard.stall_seconds", lambda v: math.isfinite(v) and v >= 0, "0 or more seconds")
     need("eval.interpolation", lambda v: all(0 < a < 1 for a in v), "a tuple of numbers between 0 and 1, both excluded")
     need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
     need("icd10.candidates", lambda v: type(v) is int and 2 <= v <= 10, "2 to 10")

@@ -18,8 +18,8 @@ def objective(logp_RS: jax.Array, update: Update) -> tuple[jax.Array, dict]:
 
 
 def collector(
-    prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], *, batch_size: int, seed: int, shape: PackShape,
-    pad_id: int,
+    prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], ids: Sequence[str], *, batch_size: int, seed: int,
+    shape: PackShape, pad_id: int,
 ):  # fmt: skip
     """`collect` of a System that visits (prompt, answer) pairs; each response token of a batch weighs the same."""
 
@@ -30,6 +30,8 @@ def collector(
         mask_BT = rollout.response_mask_BT
         tokens = int(mask_BT.sum())
         updates = packing.updates(rollout, range(batch_size), shape, mask_BT, mask_BT / tokens)
-        return Experience("sft", updates, {"response_tokens": tokens, "batch": batch_size})
+        members = packing.members(rollout, range(batch_size), shape)
+        samples = [[ids[chosen[b]] for b in rows] for rows in members]
+        return Experience("sft", updates, {"response_tokens": tokens, "batch": batch_size}, samples=samples)
 
     return collect

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,10 @@ class Steps:
     measure: Callable[[TrainState, Params], dict]
     apply: Callable[[TrainState, Params], TrainState]  # donates the state
     skip: Callable[[TrainState], TrainState]
+    finite: Callable[[TrainState], jax.Array]  # whether parameters and moments are, and their sums of squares
+    finite_parts: Callable[
+        [Any], Any
+    ]  # so for each tensor of a tree, and each layer of a stacked one; for errors alone
     abstract: TrainState  # shapes and shardings, for restoring
     frozen: Params  # the last argument of `micro`: what an adapter trains beside, {} where all parameters train
     rows: NamedSharding  # of an update's arrays
@@ -117,6 +122,17 @@ def build_steps(
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         return TrainState(params, opt_state, state.step + 1, state.key)
 
+    def finite(state):  # a dot product, as it is the one reduction over all values that is fast on every backend
+        squares = [jnp.tensordot(x, x, x.ndim) for x in jax.tree.leaves((state.params, state.opt_state))]
+        return jnp.isfinite(jnp.stack(squares)).all()
+
+    def finite_parts(tree):
+        def one(path, x):
+            stacked = any(getattr(key, "key", None) == "layers" for key in path)
+            return jnp.isfinite(jnp.sum(x * x, axis=tuple(range(int(stacked), x.ndim))))
+
+        return jax.tree_util.tree_map_with_path(one, tree)
+
     def init(params, key):
         return TrainState(params, optimizer.tx.init(params), jnp.int32(0), key)
 
@@ -144,6 +160,8 @@ def build_steps(
         skip=jax.jit(lambda state: state.replace(step=state.step + 1), out_shardings=state_at, donate_argnums=0)
         .lower(abstract)
         .compile(),  # rarely used, and then in mid-run, where nothing may compile
+        finite=jax.jit(finite, in_shardings=(state_at,), out_shardings=sharding.replicated(mesh)),
+        finite_parts=jax.jit(finite_parts, out_shardings=sharding.replicated(mesh)),
         abstract=abstract,
         frozen=frozen,
         rows=rows,

@@ -74,6 +74,7 @@ class Experience:
     # Gives an update by its place with what its loss needs of a teacher: made when it trains, so that of a step's
     # hidden states only one micro-batch's are on the devices. None: the updates are whole as they are.
     complete: Callable[[int], Update] | None = None
+    samples: list[list[str]] = field(default_factory=list)  # ids of the prompts in each update, for errors
 
 
 @dataclass(frozen=True)

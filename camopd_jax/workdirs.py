@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 # What a run that goes on may change; every other key shapes the updates that it has made already.
 MAY_CHANGE = (
-    "steps", "checkpoint.", "eval.", "diagnostics.", "report.", "export.", "mesh.", "micro.", "rollout.rows_at_once",
+    "steps", "checkpoint.", "eval.", "diagnostics.", "report.", "export.", "mesh.", "micro.", "guard.",
+    "rollout.rows_at_once",
 )  # fmt: skip
 
 SHOWN = 3  # differences that one line holds; more of them stand above it, a line each

@@ -136,6 +136,22 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.eval.seed = 7  # of sampling in evaluations
     c.eval.interpolation = (0.5,)  # alphas: shares of the general teacher in interpolated weights
 
+    c.guard = ConfigDict()  # of each step, those of the specialisation included
+    # A gradient norm, or a loss that cannot be below 0, that is over spike_factor times the median of the branch's last
+    # updates: "warn", "skip" the update (the schedule goes on), or "stop"
+    c.guard.on_spike = "warn"
+    c.guard.spike_factor = 10.0
+    c.guard.spike_window = 16  # updates of the median
+    c.guard.spike_after = 4  # updates of a branch before the first that is judged
+    # A warning is given where the mean over a branch's last `steps` steps is below or above these
+    c.guard.steps = 3
+    c.guard.w_kept = 0.9  # least share of the tokens that train whose importance weight is inside camopd.weight_band
+    c.guard.eos_rate = 0.05  # least share of the responses that end by themselves
+    c.guard.length_ratio = (0.33, 3.0)  # tokens a response, over those of the branch's first steps: least and most
+    c.guard.entropy = 5.0  # of the student's tokens, nats a token, at most
+    c.guard.entropy_left = 0.1  # least share of the entropy of the branch's first steps
+    c.guard.stall_seconds = 1800.0  # a step or evaluation that takes longer leaves a stack dump; 0: none does
+
     c.diagnostics = ConfigDict()  # gradients of the branches on held-out prompts, beside the training
     c.diagnostics.every = 4  # updates; 0: none
     c.diagnostics.prompts = 8  # of each branch, a backward pass each; at most eval.prompts
@@ -177,6 +193,8 @@ def _tiny(c: ConfigDict) -> None:
     c.eval.max_new_tokens = 16
     c.eval.max_instruction_tokens = 16
     c.eval.max_domain_tokens = 8
+    c.guard.eos_rate = 0.0  # random weights: they never end
+    c.guard.entropy = 100.0
     c.diagnostics.every = 4
     c.diagnostics.prompts = 2
 

@@ -15,7 +15,21 @@ MAX_LINES = 300
 LEVELS = (
     ("types",),
     ("losses", "sharding", "hosts", "lock", "models", "icd10", "sources"),
-    ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "sums", "checkpoint"),
+    (
+        "sampling",
+        "batching",
+        "scoring",
+        "packing",
+        "step",
+        "data",
+        "chat",
+        "engine",
+        "metrics",
+        "finite",
+        "guards",
+        "sums",
+        "checkpoint",
+    ),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
 )

@@ -186,6 +186,14 @@ def test_cost_by_hand():
     assert report.duration(7384) == "2 h 3 min"
 
 
+def test_warnings_are_those_of_the_steps(workdir):
+    assert report.content(workdir)["warnings"] == []
+    change(workdir / "metrics.jsonl", lambda i, row: row.update(warnings=["general/length"] if i in (1, 2, 4) else []))
+    (warning,) = data_of(report.write(workdir))["warnings"]
+    assert (warning["branch"], warning["name"], warning["steps"]) == ("general", "length", "2 to 5")
+    assert warning["means"].startswith("Much shorter, the student may collapse")
+
+
 def test_examples_are_what_was_fixed_and_first_what_the_teacher_passes():
     passed = {  # general teacher, start, recovered
         "a": (1, 1, 1), "b": (1, 1, 0), "c": (0, 0, 1), "d": (1, 0, 1), "e": (0, 0, 0), "f": (1, 0, 1),
@@ -351,6 +359,22 @@ def test_other_methods_are_drawn_too(opened, workdir):
     assert "KL to each teacher" in words and "Reverse KL to each teacher" not in words
     assert "general, training batch (forward) 0.300" in words and "general, held-out (reverse) 0.331 ± 0.074" in words
     assert "general+domain steps" in words and "No values." in words
+
+
+@needs_chromium
+def test_warnings_and_the_entropy_are_shown(opened, workdir):
+    def edit(i, row):
+        row.update(entropy=1.5, warnings=["general/length"] if i in (1, 2) else [])
+        row["branches"][row["branch"]].update(entropy=1.5)
+
+    page = opened("#curves")
+    assert "Warnings" not in page.evaluate("document.body.innerText")
+    change(workdir / "metrics.jsonl", edit)
+    page = opened("#curves")
+    assert faults(page) == []
+    assert "Entropy of the student" in page.evaluate("document.querySelector('#curves').innerText")
+    words = page.evaluate("document.querySelector('#verdict').innerText")
+    assert "Warnings during the training" in words and "Branch general, step 2 to 3. Much shorter, the student" in words
 
 
 @needs_chromium

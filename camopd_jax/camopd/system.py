@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax import data, losses, packing, scoring, sft
+from camopd_jax import data, finite, losses, packing, scoring, sft
 from camopd_jax.camopd import records, select
 from camopd_jax.camopd.methods import Method, Signal, Turn, method_of
 from camopd_jax.camopd.records import Answers, Branch
@@ -88,9 +88,14 @@ def gap_and_demand(demand: str, teacher_BT, student_BT, mask_BT) -> tuple[jax.Ar
 
 
 def check_scores(score_B: np.ndarray, step: int, branch: str, ids: Sequence[str]) -> None:
-    """Raise FloatingPointError, which names the prompt, if a score is not finite."""
-    for row in np.flatnonzero(~np.isfinite(score_B)):
-        raise FloatingPointError(f"step {step}, branch {branch}: the score of prompt {ids[row]} is {score_B[row]}")
+    """Raise FloatingPointError, which names the prompts, if scores are not finite."""
+    bad = np.flatnonzero(~np.isfinite(score_B))
+    if len(bad):
+        more = [str(ids[row]) for row in bad[1:]]
+        others = f", and so are those of {finite.listed(more)}" if more else ""
+        raise FloatingPointError(
+            f"step {step}, branch {branch}: the score of prompt {ids[bad[0]]} is {score_B[bad[0]]}{others}"
+        )
 
 
 def collector(
@@ -172,12 +177,14 @@ def collector(
         if c.loss == "sampled" and step + 1 < steps:  # any other loss asks the teacher again during the update
             teachers.prefetch(method.turns(tuple(c.cycle), step + 1, shape.batch_size)[0].branch)
         total = sum(len(rows) for _, rows, _ in parts)
-        updates, names = [], []
+        updates, names, samples = [], [], []
         if method.teacher_answers or any(answers.score_B.any() for answers, *_ in parts):
             for answers, rows, credit_BT in parts:
                 count = total if method.pooled else len(rows)
                 updates += make_updates(answers.rollout, credit_BT, rows, count, engine.shape)
                 names += [answers.branch.name] * (len(updates) - len(names))
+                members = packing.members(answers.rollout, rows, engine.shape)
+                samples += [[answers.ids[b] for b in inside] for inside in members]
         quotas = records.quotas(recorded, steps, step, len(turns))
         rollouts = [
             row | {"step": step + 1}
@@ -190,6 +197,7 @@ def collector(
             _figures(engine, method, parts) | seconds,
             rollouts,
             lambda place: with_teacher(student, names[place], updates[place]),
+            samples,
         )
 
     return collect
@@ -199,7 +207,6 @@ def _figures(engine: Engine, method: Method, parts: list) -> dict:
     """Figures of a step for metrics.jsonl, of all branches together and of each."""
     found = {a.branch.name: _branch_figures(engine, method, a, rows) for a, rows, _ in parts}
     each = list(found.values())
-    tokens = sum(f["response_tokens"] for f in each)
     counts = {name: sum(f[name] for f in each) for name in ("selected", "batch", "response_tokens")}
     kl = "forward_kl" if method.teacher_answers else "reverse_kl"
     alone = each[0] if len(each) == 1 else {}
@@ -207,11 +214,17 @@ def _figures(engine: Engine, method: Method, parts: list) -> dict:
         alone
         | counts
         | {
-            kl: sum(f[kl] * f["response_tokens"] for f in each) / tokens,
+            kl: _of_tokens(kl, each),
             "eos_rate": sum(f["eos_rate"] * f["batch"] for f in each) / counts["batch"],
+            **({} if method.teacher_answers else {"entropy": _of_tokens("entropy", each)}),
             "branches": found,
         }
     )
+
+
+def _of_tokens(name: str, each: Sequence[dict]) -> float:
+    """The mean of a figure over the response tokens of all branches."""
+    return sum(f[name] * f["response_tokens"] for f in each) / sum(f["response_tokens"] for f in each)
 
 
 def _branch_figures(engine: Engine, method: Method, answers: Answers, rows: np.ndarray) -> dict[str, float]:
@@ -219,9 +232,11 @@ def _branch_figures(engine: Engine, method: Method, answers: Answers, rows: np.n
     tokens = int(answers.rollout.response_mask_BT.sum())
     total = float(np.sum(score_B, dtype=np.float64))
     gap = float(gap_BT.sum(dtype=np.float64)) / tokens
+    # Of the policy that sampled, at its temperature: -E log mu(y_t | h_t), estimated without a forward pass.
+    entropy = -float(answers.rollout.sampler_logp_BT.sum(dtype=np.float64)) / tokens
     return {
         # On the teacher's own answers the mean gap estimates the forward KL; on the student's, minus the reverse KL.
-        **({"forward_kl": gap} if method.teacher_answers else {"reverse_kl": -gap}),
+        **({"forward_kl": gap} if method.teacher_answers else {"reverse_kl": -gap, "entropy": entropy}),
         "gap_abs": float(np.abs(gap_BT).sum(dtype=np.float64)) / tokens,
         "gap_positive": float(np.maximum(gap_BT, 0).sum(dtype=np.float64)) / tokens,
         "selected": len(rows),

@@ -215,13 +215,14 @@ def test_collect_trains_the_samples_of_largest_demand_with_scaled_credit(tiny, c
     rollout = system.sample_prompts(
         engine, student, branches["general"], [PROMPTS[i] for i in chosen], jax.random.fold_in(state.key, 0), ROLLOUTS
     )
-    gaps = []
+    gaps, drawn = [], []
     for b in range(4):
         tokens, prompt = sequence(rollout, b)
         assert tokens[:prompt].tolist() == PROMPTS[chosen[b]].tolist()
         own = np.asarray(plain_logp(student, tokens))[prompt - 1 :]
         np.testing.assert_allclose(rollout.sampler_logp_BT[b, : len(own)], own, atol=1e-4)
         gaps.append(np.asarray(plain_logp(other, tokens))[prompt - 1 :] - own)
+        drawn += own.tolist()
     demand = [sum(abs(float(x)) for x in gap) / len(gap) for gap in gaps]
     order = sorted(range(4), key=lambda b: -demand[b])
     count = next(k for k in range(5) if sum(demand[b] for b in order[:k]) >= 0.6 * sum(demand))
@@ -235,6 +236,9 @@ def test_collect_trains_the_samples_of_largest_demand_with_scaled_credit(tiny, c
         np.testing.assert_allclose(weight, np.full(len(gaps[b]), 1 / count / len(gaps[b])), rtol=1e-6)
     tokens, figures = sum(map(len, gaps)), experience.metrics["branches"]["general"]
     assert experience.metrics["response_tokens"] == tokens
+    assert experience.metrics["entropy"] == pytest.approx(-sum(drawn) / len(drawn), abs=1e-3)
+    assert sorted(i for ids in experience.samples for i in ids) == sorted(f"p{chosen[b]}" for b in order[:count])
+    assert len(experience.samples) == len(experience.updates)
     assert experience.metrics["reverse_kl"] == pytest.approx(-sum(float(g.sum()) for g in gaps) / tokens, abs=1e-3)
     assert figures["gap_abs"] == pytest.approx(sum(np.abs(g).sum() for g in gaps) / tokens, abs=1e-3)
     assert figures["mass"] == pytest.approx(sum(demand[b] for b in order[:count]) / sum(demand), abs=1e-3)
@@ -347,7 +351,8 @@ def test_a_gap_that_is_not_finite_names_the_prompts(tiny, collected):
     broken = {**other, "norm": np.full_like(other["norm"], np.nan)}
     teachers = _teachers(engine, {"general": lambda: broken})
     collect = _collector(engine, teachers, branches, ("general",))
-    with pytest.raises(FloatingPointError, match=r"step 1, branch general: the score of prompt p\d is nan"):
+    said = r"step 1, branch general: the score of prompt p\d is nan, and so are those of p\d, p\d, p\d$"
+    with pytest.raises(FloatingPointError, match=said):
         collect(_state(tiny), 0)
 
 

@@ -67,6 +67,8 @@ function curves(data) {
       series: perBranch(rows, (b) => (b.batch ? b.response_tokens / b.batch : null)) }),
     chart({ title: "Responses that end by themselves", unit: "share", from0: true, top: 1,
       series: perBranch(rows, (b) => b.eos_rate), note: "The others were cut at the length limit." }),
+    ...(rows.some((row) => "entropy" in row) ? [chart({ title: "Entropy of the student", unit: "nats a token", from0: true,
+      series: perBranch(rows, (b) => b.entropy), note: "Of its own answers, at their temperature. Near 0 it always says the same." })] : []),
     gradChart(rows, data.clip_norm),
     stageChart(rows));
 }

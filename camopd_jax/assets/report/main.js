@@ -9,7 +9,7 @@ function sectionOf(id, title, absent, contents) {
 function sections(data) {
   const { absent } = data;
   return [
-    ["verdict", "Did it work?", null, () => [verdictOf(data.verdict, data.tables.length > 0)]],
+    ["verdict", "Did it work?", null, () => [verdictOf(data.verdict, data.tables.length > 0), warningsOf(data.warnings)]],
     ["cost", "What it cost", null, () => [costOf(data.cost)]],
     ["examples", "Three examples", absent.answers, () => examplesOf(data.answers)],
     ["table", "All measures", absent.evaluation, () => tablesOf(data.tables)],

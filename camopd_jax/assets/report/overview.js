@@ -9,6 +9,12 @@ function verdictOf({ headline, tone, points }, finished) {
       + "bootstrap intervals over held-out prompts: they do not cover another seed or other data."));
 }
 
+function warningsOf(warnings) {
+  if (!warnings.length) return null;
+  return el("div", {}, el("h3", {}, "Warnings during the training"), el("ul", { class: "points" }, ...warnings.map((w) => el("li", {},
+    badge("mixed", w.name), el("span", {}, `Branch ${w.branch}, step ${w.steps}. ${w.means}`)))));
+}
+
 function costOf({ facts, stages }) {
   const total = stages.reduce((sum, [, seconds]) => sum + seconds, 0);
   const share = (seconds) => `${((100 * seconds) / total).toFixed(0)} %`;
