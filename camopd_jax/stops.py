@@ -54,8 +54,8 @@ def of_examples(read: Inputs) -> str:
     """
     s, engine = read.config.specialise, read.engine
     collect = sft.collector(
-        read.examples.prompts, read.examples.answers, batch_size=s.batch_size, seed=s.seed, shape=engine.shape,
-        pad_id=engine.tokenizer.pad_token_id,
+        read.examples.prompts, read.examples.answers, read.examples.ids, batch_size=s.batch_size, seed=s.seed,
+        shape=engine.shape, pad_id=engine.tokenizer.pad_token_id,
     )  # fmt: skip
     updates = collect(None, 0).updates
     found = sum(int(((u.packed.labels_RS == engine.stop_ids[0]) & (u.weight_RS > 0)).sum()) for u in updates)

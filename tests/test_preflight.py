@@ -332,9 +332,9 @@ def test_processes_with_other_weights_or_prompts_are_named(monkeypatch):
             preflight.hosts, "gather", lambda mine, third=third: [(x or mine, b"") for x in (0, 0, third)]
         )
         if differs is None:
-            assert preflight._checked(config(), Path("nowhere")).models == {"general": ["path:model", "f"]}
+            assert preflight._checked(config(), Path("nowhere"), ()).models == {"general": ["path:model", "f"]}
             continue
         with pytest.raises(
             ValueError, match=f"config.teachers.{differs} or config.data.{differs}: process 2 has other"
         ):
-            preflight._checked(config(), Path("nowhere"))
+            preflight._checked(config(), Path("nowhere"), ())
