@@ -3,7 +3,8 @@
 {"after_step": N, ...}: the fault waits until the run has made N updates; 0 where it is not named
 {"kill": "MODULE:NAME" or "Steps.FIELD", "call": N, "when": "before" | "after"}: SIGKILL at a call
 {"rename": TEXT, "call": N}: SIGKILL when a file or directory with TEXT in its name or new name is about to be renamed
-{"file_size": BYTES, "in": "MODULE:NAME"}: no file may grow beyond that while the function runs, or without "in" at all
+{"file_size": BYTES, "in": "MODULE:NAME"}: no file may grow beyond that while a function runs
+{"file_size": BYTES, "from": "MODULE:NAME"}: or from a call of it on
 {"nan": TENSOR}: the gradient of one tensor is NaN
 {"count": FILE}: no fault; how often each function of POINTS is called goes to a file
 """
@@ -115,7 +116,8 @@ def limited(fault: dict) -> Callable[[Callable], Callable]:
             try:
                 return function(*arguments, **options)
             finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+                if "in" in fault:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
         return within
 
@@ -155,7 +157,7 @@ def main() -> int:
     if "rename" in fault:
         kill_at_rename(fault)
     if "file_size" in fault:
-        wrapped(fault["in"], limited(fault))
+        wrapped(fault["in"] if "in" in fault else fault["from"], limited(fault))
     if "nan" in fault:
         wrapped("Steps.micro", poisoned(fault))
     for point in POINTS if "count" in fault else ():

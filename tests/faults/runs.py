@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import short
@@ -77,8 +78,6 @@ def state(workdir: Path, step: int) -> dict[str, tuple]:
     handler = ocp.PyTreeCheckpointer()
     where = (workdir / "checkpoints" / str(step) / "default").absolute()
     tree = handler.metadata(where).item_metadata.tree
-    import jax
-
     got = handler.restore(where, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree))
     flat = jax.tree_util.tree_leaves_with_path(got)
     return {jax.tree_util.keystr(path): (x.dtype, x.shape, np.asarray(x).tobytes()) for path, x in flat}
