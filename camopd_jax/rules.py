@@ -53,8 +53,8 @@ def check_config(config: ConfigDict) -> int:
             raise ValueError(f"config.{key} is missing: allowed is {allowed}")
         value = functools.reduce(lambda section, part: section[part], key.split("."), config)
         try:
-            good = test(value)
-        except TypeError:  # of another type than those that can be compared
+            good = type(value) is not bool and test(value)  # True would pass for 1
+        except (TypeError, OverflowError):  # of another type than those that can be compared, or no finite float
             good = False
         if not good:
             raise ValueError(f"config.{key} = {value!r}: allowed is {allowed}")
@@ -108,10 +108,16 @@ def check_config(config: ConfigDict) -> int:
         need(f"guard.{key}", lambda v: 0 <= v <= 1, "a share, 0 to 1")
     need("guard.length_ratio", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")
     need("guard.stall_seconds", lambda v: math.isfinite(v) and v >= 0, "0 or more seconds")
-    need("eval.interpolation", lambda v: all(0 < a < 1 for a in v), "a tuple of numbers between 0 and 1, both excluded")
+    need(
+        "eval.interpolation", lambda v: isinstance(v, tuple | list) and all(0 < a < 1 for a in v),
+        "a tuple of numbers between 0 and 1, both excluded",
+    )  # fmt: skip
     need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
     need("icd10.candidates", lambda v: type(v) is int and 2 <= v <= 10, "2 to 10")
-    need("lora.targets", lambda v: len(v) > 0 and set(v) <= set(TARGETS), f"a non-empty tuple out of {TARGETS}")
+    need(
+        "lora.targets", lambda v: isinstance(v, tuple | list) and len(v) > 0 and set(v) <= set(TARGETS),
+        f"a non-empty tuple out of {TARGETS}",
+    )  # fmt: skip
     one_of("micro.remat", tuple(REMAT))
     one_of("precision", PRECISIONS)
     one_of("export.dtype", PRECISIONS)

@@ -41,6 +41,8 @@ CONFIGS = {
     "missing_key.py": OWN.format("del c.chat.system"),
     "own_typo.py": OWN.format("c.rollout.batchsize = 16"),
     "quoted.py": OWN.format("c.optim = {**c.optim, 'learning_rate': '1e-5'}"),
+    "true.py": OWN.format("c.optim = {**c.optim, 'learning_rate': True}"),
+    "letters.py": OWN.format("c.eval = {**c.eval, 'interpolation': ''}"),
     "half.py": OWN.format("c.rollout = {**c.rollout, 'batch_size': 8.5}"),
 }
 HELD = []  # by this process, as by a run that is going on
