@@ -13,7 +13,7 @@ MAX_LINES = 300
 
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
-    ("types",),
+    ("types", "shown", "templates"),
     ("losses", "sharding", "hosts", "models", "icd10", "sources"),
     ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
     ("sft", "evals"),
