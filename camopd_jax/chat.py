@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from camopd_jax import hosts, templates
 from camopd_jax.data import Loaded, Prompt
+from camopd_jax.sources import TextError
 
 THINKING = {"template": {}, "on": {"enable_thinking": True}, "off": {"enable_thinking": False}}
 LONG_PROMPTS = ("error", "drop", "cut")
@@ -24,7 +25,12 @@ class Chat:
         if self.thinking not in THINKING:
             raise ValueError(f"chat.thinking = {self.thinking!r}: allowed are {', '.join(THINKING)}")
 
-    def render(self, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> list[str]:
+    def render(self, tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> str:
+        """The prompt's text up to where the answer begins; raises as `render_all`."""
+        (text,) = self.render_all(tokenizer, [prompt])
+        return text
+
+    def render_all(self, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> list[str]:
         """Each prompt's text up to where the answer begins.
 
         Raises:
@@ -39,7 +45,8 @@ class Chat:
         try:
             return fill(tokenizer, given, add_generation_prompt=True, **THINKING[self.thinking])
         except templates.Refused as error:
-            raise ValueError(f"prompt {prompts[error.place].id}: the chat template refuses it ({error})") from None
+            where = f"prompt {prompts[error.place].id}"
+            raise TextError(where, f"the chat template refuses it ({error})") from None
 
 
 def fill(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[list[dict]], **options) -> list[str]:
@@ -159,7 +166,7 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
 def _rendered(tokenizer: PreTrainedTokenizerFast, chat: Chat, prompts: Sequence[Prompt]) -> Iterator[np.ndarray]:
     """Token ids of each prompt; no more than a part of the texts exists at a time."""
     for start in range(0, len(prompts), templates.PART):
-        yield from _tokenize(tokenizer, chat.render(tokenizer, prompts[start : start + templates.PART]))
+        yield from _tokenize(tokenizer, chat.render_all(tokenizer, prompts[start : start + templates.PART]))
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Iterator[np.ndarray]:

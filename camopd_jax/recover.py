@@ -12,6 +12,7 @@ from camopd_jax import (
     footprint,
     hosts,
     inputs,
+    licensed,
     loop,
     metrics,
     outcome,
@@ -21,6 +22,7 @@ from camopd_jax import (
     scoring,
     sft,
     sharding,
+    shown,
     workdirs,
 )
 from camopd_jax.camopd import methods, records
@@ -45,7 +47,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with hosts.together():
         read, models, data = _checked(config, workdir)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
-    print("\n".join(f"  {line}" for line in (*_models(read), *read.statistics)), flush=True)
+    print("\n".join(f"  {shown.line(line)}" for line in (*_models(read), *read.statistics)), flush=True)
     print(plan.estimate(config, read), flush=True)
     with hosts.together():
         if hosts.writer():
@@ -60,7 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if read.specialised:
         teachers[read.specialised] = specialise(read, student, workdir)
     teachers = {name: teachers[name] for name in read.branches}
-    evaluate = _full_evaluation(read, teachers)
+    evaluate = _full_evaluation(read, teachers, licensed.of(config).cache(workdir))
     found: dict[str, cached.Evaluation] = {}
     for name, teacher in teachers.items():
         title = f"{name} teacher = start" if name == config.student else f"{name} teacher"
@@ -87,7 +89,7 @@ def _checked(config: ConfigDict, workdir: Path) -> tuple[Inputs, dict[str, list[
     workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
     if config.precision == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
-    print(_header(config, workdir), flush=True)
+    print(shown.lines(_header(config, workdir)), flush=True)
     read = inputs.read(config)
     models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
     data = prompts.digests(read.branches)
@@ -109,7 +111,7 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
         "seed": s.seed,
         "data": cached.digest([x.tolist() for x in read.examples.prompts + read.examples.answers]),
     }
-    home = cache_dir() / "specialised" / cached.digest(made_of)
+    home = licensed.of(config).cache(workdir) / "specialised" / cached.digest(made_of)
     stage = workdir / "specialise" / home.name  # another recipe must not go on from this one's checkpoints
     if any(hosts.absent(home)):
         steps = _steps(config, engine, student, sft.objective, make_optimizer(**optim), temperature=1.0)
@@ -145,7 +147,9 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()}, c.idle_teachers)
     shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
     weighed = c.loss == "sampled" and not methods.method_of(c).teacher_answers
-    record = records.recorder(engine, tuple(c.weight_band) if weighed else None, config.report.tokens)
+    record = records.recorder(
+        engine, tuple(c.weight_band) if weighed else None, config.report.tokens, licensed.of(config)
+    )
     diagnose = Diagnostics(
         engine, frozen, branches, shape, prompts=config.diagnostics.prompts, seed=config.eval.seed,
         shapes=student.shapes, frozen=student.frozen, whole=student.whole,
@@ -225,7 +229,7 @@ def _mixes(read: Inputs, name: str) -> bool:
     return name != "general" and read.models.get(name, general).cfg == general.cfg
 
 
-def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
+def _full_evaluation(read: Inputs, teachers: dict[str, Teacher], home: Path) -> Callable:
     """evaluate(title, policy, fingerprint) -> measures; with a fingerprint, computed once per machine."""
     evaluation = read.suite
     tasks = {"general": evaluation.general, "instructions": evaluation.instructions, **evaluation.domains}
@@ -240,7 +244,7 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
     }
     scored_by = [teachers[name].fingerprint for name, task in evaluation.domains.items() if not task.checked]
     policies = {name: teacher.policy for name, teacher in teachers.items()}
-    reference = cached.reference(shaped_by, lambda: evaluation.reference(policies["general"]))
+    reference = cached.reference(home, shaped_by, lambda: evaluation.reference(policies["general"]))
 
     def evaluate(title: str, policy: Policy, fingerprint: str | None) -> cached.Evaluation:
         def compute():
@@ -249,7 +253,7 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher]) -> Callable:
             return evaluation.run(policy, policies, reference, is_general)
 
         key = shaped_by | {"model": fingerprint, "scored_by": scored_by}
-        return cached.evaluation(key, compute) if fingerprint else compute()
+        return cached.evaluation(home, key, compute) if fingerprint else compute()
 
     return evaluate
 
@@ -261,13 +265,11 @@ def _digest(task: suite.Task) -> str:
 
 def _models(read: Inputs) -> list[str]:
     """A line a model that was opened."""
-    lines = []
-    for name, model in read.models.items():
-        millions = footprint.parameters(model.cfg) / 1e6
-        lines.append(
-            f"teachers.{name} {model.source}: {millions:,.1f} million weights, fingerprint {model.fingerprint}"
-        )
-    return lines
+    return [
+        f"teachers.{name} {model.source}: {footprint.parameters(model.cfg) / 1e6:,.1f} million weights, fingerprint "
+        f"{model.fingerprint}"
+        for name, model in read.models.items()
+    ]
 
 
 def _header(config: ConfigDict, workdir: Path) -> str:

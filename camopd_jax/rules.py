@@ -3,12 +3,13 @@
 import difflib
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import workdirs
+from camopd_jax import licensed, shown, workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.camopd.teachers import IDLE
@@ -18,6 +19,8 @@ from camopd_jax.sharding import MESH_AXES
 
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")  # becomes a part of paths, tables, tags and figures
+NAME_WORDS = "letters, digits, - and _, the first a letter or digit, 40 at most"
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 
 
@@ -42,6 +45,7 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       ValueError: naming the key, its value and what is allowed.
     """
+    _check_secrets(config)
     known = set()
 
     def need(key: str, test: Callable[[Any], bool], allowed: str) -> None:
@@ -75,7 +79,9 @@ def check_config(config: ConfigDict) -> None:
         raise ValueError("config.teachers.general is missing: allowed is a model source")
     names = branches(config)
     _check_branches(config, names)
-    text("name", "preset", "chat.system", "specialise.source", *(f"teachers.{name}" for name in names))
+    for key in ("name", "preset"):  # of the default workdir
+        need(key, lambda v: NAME.fullmatch(v) is not None, NAME_WORDS)
+    text("chat.system", "specialise.source", *(f"teachers.{name}" for name in names))
     whole("steps", "specialise.steps", "specialise.batch_size", "specialise.checkpoint_every")
     for stage in ("optim", "specialise.optim"):
         positive(f"{stage}.learning_rate", f"{stage}.eps", f"{stage}.clip_norm")
@@ -97,6 +103,8 @@ def check_config(config: ConfigDict) -> None:
     whole(*(f"mesh.{axis}" for axis in MESH_AXES), least=-1)
     need("eval.interpolation", lambda v: all(0 < a < 1 for a in v), "a tuple of numbers between 0 and 1, both excluded")
     need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
+    need("data.licensed", lambda v: set(v) <= set(names), f"a tuple of branches out of {names}")
+    need("data.licensed_shown", lambda v: set(v) <= set(licensed.PLACES), f"a tuple out of {licensed.PLACES}")
     need("icd10.candidates", lambda v: type(v) is int and 2 <= v <= 10, "2 to 10")
     need("lora.targets", lambda v: len(v) > 0 and set(v) <= set(TARGETS), f"a non-empty tuple out of {TARGETS}")
     one_of("micro.remat", tuple(REMAT))
@@ -131,6 +139,16 @@ def check_config(config: ConfigDict) -> None:
     _check_no_others(config, known)
     _check_lengths(config)
     methods.check(config)
+
+
+def _check_secrets(config: ConfigDict) -> None:
+    """Raise ValueError, which does not hold the value, if one looks like a secret: config.json would keep it."""
+    for key, value in workdirs.flat(config.to_dict()):
+        if shown.has_secret(f"{key} {value}"):
+            raise ValueError(
+                f"config.{shown.masked(key)}: it looks like a token, a key or a URL with a password, and a run keeps "
+                "its config; allowed is a value without: tokens are read from the environment, as HF_TOKEN"
+            )
 
 
 def _check_no_others(config: ConfigDict, known: set[str]) -> None:
@@ -168,6 +186,8 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
             f"allowed is 'general' or {made[0]!r}"
         )
     for name in names:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"config.teachers.{name:.50}: the name of a branch is {NAME_WORDS}")
         if name in MEASURES:
             raise ValueError(
                 f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})"

@@ -1,9 +1,9 @@
 """Chat templates come from strangers: they are filled in by a process of its own, with limits of time and memory.
 
 The sandbox (jinja2's ImmutableSandboxedEnvironment, as transformers sets it up) keeps a template from what is outside
-it, and not from 'a' * 10**10 or a loop that never ends; in Python neither can be interrupted safely. One process renders
-for all that a run needs. It gets no secret of the environment, cannot write a file, and when it takes too much the
-kernel ends it and nothing else.
+it, and not from 'a' * 10**10 or a loop that never ends; Python can stop neither safely. One process renders for all
+that a run needs. It gets no secret of the environment, cannot write a file, and when it takes too much the kernel ends
+it and nothing else.
 """
 
 import atexit
@@ -120,7 +120,9 @@ def _ending(process: subprocess.Popen) -> str:
     code = process.wait()
     if code == -signal.SIGPROF:
         return f"it takes more than {SECONDS:g} seconds"
-    return f"the process that filled it in was ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+    return (
+        f"the process that filled it in was ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+    )
 
 
 def _answers(template: str, conversations: list, options: dict) -> Iterator[tuple[str | None, str | None]]:

@@ -15,7 +15,19 @@ MAX_LINES = 300
 LEVELS = (
     ("types", "shown", "templates"),
     ("losses", "sharding", "hosts", "models", "icd10", "sources"),
-    ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
+    (
+        "sampling",
+        "batching",
+        "scoring",
+        "packing",
+        "step",
+        "data",
+        "chat",
+        "licensed",
+        "engine",
+        "metrics",
+        "checkpoint",
+    ),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
 )
