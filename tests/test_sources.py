@@ -120,7 +120,7 @@ def says(source):
     """The one line that reading a source ends in."""
     with pytest.raises(ValueError) as error:
         sources.read(source)
-    assert type(error.value) is ValueError and "\n" not in str(error.value)
+    assert type(error.value) in (ValueError, sources.TextError) and "\n" not in str(error.value)
     return str(error.value)
 
 
