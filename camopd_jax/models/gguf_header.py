@@ -14,6 +14,7 @@ from typing import Any
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 HEADER_BYTES = 200_000_000  # what is read at most; a vocabulary of 260,000 tokens takes a tenth
+MOST = 100_000  # keys, and tensors
 LARGEST_ARRAY = 4_000_000  # elements
 DEPTH = 4  # of arrays in arrays
 DIMS = 4  # of a tensor
@@ -52,6 +53,8 @@ def _parse(cursor: "_Cursor") -> tuple[dict[str, Any], dict[str, Tensor]]:
     if version not in (2, 3):
         raise ValueError(f"it is GGUF version {version}; 2 and 3 are read")
     tensor_count, pairs = cursor.numbers("QQ")
+    if max(tensor_count, pairs) > MOST:
+        raise ValueError(f"it is damaged: {pairs:,} keys and {tensor_count:,} tensors; allowed are {MOST:,}")
     metadata = {}
     for _ in range(pairs):
         key = cursor.string()
