@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from camopd_jax import hosts
+from camopd_jax import hosts, templates
 from camopd_jax.data import Loaded, Prompt
+from camopd_jax.sources import TextError
 
 THINKING = {"template": {}, "on": {"enable_thinking": True}, "off": {"enable_thinking": False}}
 LONG_PROMPTS = ("error", "drop", "cut")
@@ -26,23 +26,36 @@ class Chat:
             raise ValueError(f"chat.thinking = {self.thinking!r}: allowed are {', '.join(THINKING)}")
 
     def render(self, tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> str:
-        """The prompt's text up to where the answer begins.
+        """The prompt's text up to where the answer begins; raises as `render_all`."""
+        (text,) = self.render_all(tokenizer, [prompt])
+        return text
+
+    def render_all(self, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> list[str]:
+        """Each prompt's text up to where the answer begins.
 
         Raises:
-          ValueError: if the tokenizer has no chat template, or it refuses the conversation.
+          ValueError: if the tokenizer has no chat template, or it refuses a conversation or takes too much for it.
         """
         if not tokenizer.chat_template:
-            raise ValueError(f"prompt {prompt.id}: the tokenizer has no chat template; needed is one in its files")
-        messages = prompt.messages
-        if self.system and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": self.system}, *messages]
+            raise ValueError(f"prompt {prompts[0].id}: the tokenizer has no chat template; needed is one in its files")
+        system = [{"role": "system", "content": self.system}]
+        given = [
+            [*system, *p.messages] if self.system and p.messages[0]["role"] != "system" else p.messages for p in prompts
+        ]
         try:
-            return tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **THINKING[self.thinking]
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"prompt {prompt.id}: the chat template refuses it ({reason})") from error
+            return fill(tokenizer, given, add_generation_prompt=True, **THINKING[self.thinking])
+        except templates.Refused as error:
+            where = f"prompt {prompts[error.place].id}"
+            raise TextError(where, f"the chat template refuses it ({error})") from None
+
+
+def fill(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[list[dict]], **options) -> list[str]:
+    """Conversations in a tokenizer's chat template, as its apply_chat_template has them, with limits.
+
+    Raises:
+      templates.Refused: if the template refuses a conversation, or takes too much for it.
+    """
+    return templates.render(tokenizer.get_chat_template(), conversations, {**tokenizer.special_tokens_map, **options})
 
 
 @dataclass(frozen=True)
@@ -105,8 +118,7 @@ def encode_prompts(
 
     def items(which: slice) -> Iterator[hosts.Item]:
         mine = loaded.prompts[which]
-        rendered = [chat.render(tokenizer, prompt) for prompt in mine]
-        for prompt, ids in zip(mine, _tokenize(tokenizer, rendered), strict=True):
+        for prompt, ids in zip(mine, _rendered(tokenizer, chat, mine), strict=True):
             if len(ids) <= limit:
                 yield "whole", ids
             elif long_prompts == "error":
@@ -151,6 +163,12 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
     return [np.append(ids, np.int32(end_id)) for _, ids in hosts.shared(items)]
 
 
+def _rendered(tokenizer: PreTrainedTokenizerFast, chat: Chat, prompts: Sequence[Prompt]) -> Iterator[np.ndarray]:
+    """Token ids of each prompt; no more than a part of the texts exists at a time."""
+    for start in range(0, len(prompts), templates.PART):
+        yield from _tokenize(tokenizer, chat.render_all(tokenizer, prompts[start : start + templates.PART]))
+
+
 def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Iterator[np.ndarray]:
     """Token ids of each text, made a thousand texts at a time, which the tokenizer spreads over the cores."""
     for start in range(0, len(texts), 1000):
@@ -175,7 +193,7 @@ def _cut(
         keep = max(keep - (length - limit), 0)
         shorter = {**message, "content": message["content"][: ends[keep - 1] if keep else 0]}
         shortened = replace(prompt, messages=[*prompt.messages[:number], shorter, *prompt.messages[number + 1 :]])
-        (ids,) = _tokenize(tokenizer, [chat.render(tokenizer, shortened)])
+        (ids,) = _rendered(tokenizer, chat, [shortened])
         length = len(ids)
     if length > limit:
         raise ValueError(

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import ConfigDict
 
+from camopd_jax import shown
+
 # What a library says, and the same with what is allowed.
 TRANSLATED = (
     (r"Failed to parse '.*' as a ConfigDict: .*", "allowed is one of its keys: --config.SECTION.KEY=VALUE"),
@@ -30,7 +32,10 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
     --debug is defined here: with it, errors keep their traceback.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(shown.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.excepthook = shown.excepthook
     # Orbax notes each step that it saves without a score, and each error that it then raises, with its traceback.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("camopd_jax").setLevel(logging.INFO)
@@ -104,7 +109,7 @@ def _leave(error: BaseException, code: int, traceback: bool = False) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The message alone: the config library wraps the errors of a config file, some in the text of a traceback."""
+    """The message alone, for a terminal: the config library wraps errors, some in the text of a traceback."""
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -116,4 +121,4 @@ def one_line(error: Exception) -> str:
     text = " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
     for pattern, plain in TRANSLATED:
         text = re.sub(pattern, plain, text)
-    return text
+    return shown.line(text)

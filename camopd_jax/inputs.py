@@ -7,13 +7,12 @@ from pathlib import Path
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from camopd_jax import hosts, prompts, rules, sharding
+from camopd_jax import hosts, licensed, prompts, rules, sharding
 from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Statistics
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.evals import cached, suite
 from camopd_jax.models import decoder, load
-from camopd_jax.models.conversion import cache_dir
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.load import Model
 from camopd_jax.packing import PackShape
@@ -57,7 +56,7 @@ class Inputs:
             "seed": s.seed,
             "data": cached.digest([x.tolist() for x in self.examples.prompts + self.examples.answers]),
         }
-        return cache_dir() / "specialised" / cached.digest(recipe)
+        return licensed.of(config).cache(workdir) / "specialised" / cached.digest(recipe)
 
 
 def read(config: ConfigDict) -> Inputs:

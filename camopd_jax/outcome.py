@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from camopd_jax import guards, metrics, report, summary
+from camopd_jax import guards, licensed, metrics, report, summary
 from camopd_jax.evals import checks
 from camopd_jax.evals.cached import Evaluation
 from camopd_jax.inputs import Inputs
@@ -43,11 +43,13 @@ def write(read: Inputs, workdir: Path, found: dict[str, Evaluation]) -> None:
 
 def _answers(read: Inputs, models: dict[str, dict[str, list[str]]]) -> list[dict]:
     """Rows of answers.jsonl: what the models answered to the first held-out prompts of each task."""
-    rows = []
+    rows, licence = [], licensed.of(read.config)
     for name, task in read.suite.checked.items():
+        asked, answered = licence.allows(name, "answers"), licence.allows_response(name, "answers")
         for i, prompt in enumerate(task.prompts[: read.config.report.answers]):
-            shown = {"task": name, "id": prompt.id, "prompt": prompt.messages[-1]["content"]}
+            shown = {"task": name, "id": prompt.id, "prompt": licence.text(prompt.messages[-1]["content"], asked)}
             for title, answers in models.items():
                 passed = checks.passes(answers[name][i], prompt.checks)
-                rows.append(shown | {"model": title, "answer": answers[name][i], "passed": passed})
+                answer = licence.text(answers[name][i], answered)
+                rows.append(shown | {"model": title, "answer": answer, "passed": passed})
     return rows

@@ -24,6 +24,7 @@ from camopd_jax import (
     room,
     rules,
     selftest,
+    shown,
     stops,
     workdirs,
 )
@@ -65,14 +66,14 @@ def check(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> Checked:
         workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
         if config.precision == "float32":
             jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
-        print(_header(config, workdir), flush=True)
+        print(shown.lines(_header(config, workdir)), flush=True)
         step = resume.find(workdir).step if hosts.writer() else None  # the others print nothing
         goes_on = f"; the run in {workdir} goes on at step {step}" if step else ""
         _show("config", [f"{keys} keys, all there, known and in range{goes_on}", *_warnings(rules.doubts(config))])
         found = _checked(config, workdir, allowed)
         read = found.read
         _show("data", [*_data(read), *apart(read)])
-        _show("tokens", _tokenizers(read))
+        _show("tokens", _tokenizers(read, workdir))
         _show("disk", room.check_disks(room.written(read, workdir)))
         lines, warnings = room.memory(read)
         _show("memory", [*lines, *_warnings(warnings)])
@@ -87,7 +88,7 @@ def check(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> Checked:
 
 def _show(group: str, lines: Iterable[str]) -> None:
     for line in lines:
-        print(f"  {group:10s} {line}", flush=True)
+        print(f"  {group:10s} {shown.line(line)}", flush=True)
         group = ""
 
 
@@ -154,7 +155,7 @@ def apart(read: Inputs) -> Iterator[str]:
             yield f"{WARNING}data.{turn.branch}: {prompts_} prompts for {turn.rows} of a step; some stand in it twice"
 
 
-def _tokenizers(read: Inputs) -> Iterator[str]:
+def _tokenizers(read: Inputs, workdir: Path) -> Iterator[str]:
     """What student and teachers share; where a teacher has another chat template or other stop tokens, a warning.
 
     Teachers score the student's tokens. One that was trained on another layout, or that ends its responses otherwise as
@@ -181,7 +182,7 @@ def _tokenizers(read: Inputs) -> Iterator[str]:
                 "student's rendering, which it was not trained on: a part of its gap will be of the layout alone"
             )
     if read.specialised:
-        state = "is in the cache" if read.made_at.is_dir() else "will be made"
+        state = "is in the cache" if read.made_at(workdir).is_dir() else "will be made"
         yield f"{read.specialised}: {state}, with tokens and template of {read.base.source}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax import chat, data, rules, sources
+from camopd_jax import chat, data, licensed, rules, sources
 from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Chat, Encoded, Statistics
 from camopd_jax.data import Reader
@@ -58,8 +58,10 @@ def load(config: ConfigDict, names: Sequence[str]) -> Loaded:
         config, read, "builtin:instructions", "heldout", 0.0, count=e.instructions, at_most=False, seed=e.seed
     )
     evaluated = [*heldout.values(), *full.values(), instructions]
-    for prompt in (p for loaded in full.values() for p in loaded.prompts):
-        _check_checks(prompt)
+    for name, loaded in full.items():
+        with licensed.of(config).errors(name):
+            for prompt in loaded.prompts:
+                _check_checks(prompt)
     held = {data.content_hash(p.messages) for loaded in evaluated for p in loaded.prompts}
     return Loaded(
         train={name: _train(config, read, name).without(held) for name in names},
@@ -83,7 +85,8 @@ def _load(
 def _train(config: ConfigDict, read: Reader, branch: str) -> data.Loaded:
     d = config.data[branch]
     share = 0.0 if d.heldout else config.data.heldout_share
-    loaded = _load(config, read, d.source, "train", share, count=d.count, at_most=True, seed=config.seed + 1000)
+    with licensed.of(config).errors(branch):
+        loaded = _load(config, read, d.source, "train", share, count=d.count, at_most=True, seed=config.seed + 1000)
     if d.count > loaded.available:
         raise ValueError(
             f"config.data.{branch}.count = {d.count}: {d.source} has {loaded.available} prompts to train on; 0: all"
@@ -95,7 +98,8 @@ def _heldout(config: ConfigDict, read: Reader, branch: str, *, count: int, seed:
     """At most `count` held-out prompts of a branch: of a source of their own, or a share of the branch's."""
     d = config.data[branch]
     share = 0.0 if d.heldout else config.data.heldout_share
-    return _load(config, read, d.heldout or d.source, "heldout", share, count=count, at_most=True, seed=seed)
+    with licensed.of(config).errors(branch):
+        return _load(config, read, d.heldout or d.source, "heldout", share, count=count, at_most=True, seed=seed)
 
 
 def _examples(config: ConfigDict, read: Reader, branch: str) -> data.Loaded:
@@ -103,11 +107,12 @@ def _examples(config: ConfigDict, read: Reader, branch: str) -> data.Loaded:
     s = config.specialise
     source = s.source or config.data[branch].source
     own_heldout = s.source or config.data[branch].heldout
-    return data.load_conversations(
-        source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
-        candidates=config.icd10.candidates, seed=s.seed,
-        heldout_share=0.0 if own_heldout else config.data.heldout_share, read=read,
-    )  # fmt: skip
+    with licensed.of(config).errors(branch):
+        return data.load_conversations(
+            source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
+            candidates=config.icd10.candidates, seed=s.seed,
+            heldout_share=0.0 if own_heldout else config.data.heldout_share, read=read,
+        )  # fmt: skip
 
 
 def _check_checks(prompt: data.Prompt) -> None:
@@ -115,7 +120,7 @@ def _check_checks(prompt: data.Prompt) -> None:
     try:
         checks.passes("", prompt.checks)
     except ValueError as error:
-        raise ValueError(f"prompt {prompt.id}: {error}") from None
+        raise sources.TextError(f"prompt {prompt.id}", str(error)) from None
 
 
 class Encoder:
@@ -135,19 +140,20 @@ class Encoder:
             )
         self.statistics: list[tuple[str, Statistics]] = []  # of each part of the data, with its config key
 
-    def _encode(self, key: str, loaded: data.Loaded) -> Encoded:
+    def _encode(self, key: str, branch: str, loaded: data.Loaded) -> Encoded:
         rollout = self._config.rollout
         if not loaded.prompts:
             raise ValueError(f"{key} {loaded.source}: all its prompts are held-out prompts elsewhere; none is left")
-        encoded = chat.encode_prompts(
-            self._engine.tokenizer, loaded, self._chat, limit=rollout.max_prompt_tokens,
-            long_prompts=rollout.long_prompts,
-        )  # fmt: skip
+        with licensed.of(self._config).errors(branch):
+            encoded = chat.encode_prompts(
+                self._engine.tokenizer, loaded, self._chat, limit=rollout.max_prompt_tokens,
+                long_prompts=rollout.long_prompts,
+            )  # fmt: skip
         self.statistics.append((key, encoded.statistics))
         return encoded
 
-    def _encode_heldout(self, key: str, loaded: data.Loaded) -> Encoded:
-        encoded = self._encode(key, loaded)
+    def _encode_heldout(self, key: str, branch: str, loaded: data.Loaded) -> Encoded:
+        encoded = self._encode(key, branch, loaded)
         if len(encoded.tokens) < LEAST_HELDOUT:
             raise ValueError(
                 f"{key} {loaded.source}: {len(encoded.tokens)} held-out prompts; {LEAST_HELDOUT} or more are needed"
@@ -156,7 +162,7 @@ class Encoder:
 
     def branch(self, name: str, number: int, train: data.Loaded, heldout: data.Loaded) -> Branch:
         config = self._config
-        encoded, held = self._encode(f"data.{name}", train), self._encode_heldout(f"data.{name}", heldout)
+        encoded, held = self._encode(f"data.{name}", name, train), self._encode_heldout(f"data.{name}", name, heldout)
         return Branch(
             name=name,
             number=number,
@@ -169,7 +175,7 @@ class Encoder:
         )
 
     def examples(self, loaded: data.Loaded) -> Examples:
-        encoded = self._encode("specialise", loaded)
+        encoded = self._encode("specialise", rules.specialised(self._config), loaded)
         answers = chat.encode_answers(self._engine.tokenizer, encoded.prompts, self._engine.stop_ids[0])
         width, slots = self._config.micro.width, self._config.micro.slots
         for prompt, tokens, answer in zip(encoded.prompts, encoded.tokens, answers, strict=True):
@@ -183,14 +189,16 @@ class Encoder:
     def suite(self, loaded: Loaded) -> suite.Suite:
         e = self._config.eval
 
-        def task(key, prompts, max_new_tokens):
-            encoded = self._encode_heldout(f"eval.{key}", prompts)
+        def task(key, branch, prompts, max_new_tokens):
+            encoded = self._encode_heldout(f"eval.{key}", branch, prompts)
             return suite.Task(encoded.prompts, encoded.tokens, max_new_tokens)
 
         return suite.Suite(
-            general=task("general_prompts", loaded.general, e.max_new_tokens),
-            instructions=task("instructions", loaded.instructions, e.max_instruction_tokens),
-            domains={n: task("domain_prompts", prompts, e.max_domain_tokens) for n, prompts in loaded.domains.items()},
+            general=task("general_prompts", "general", loaded.general, e.max_new_tokens),
+            instructions=task("instructions", "instructions", loaded.instructions, e.max_instruction_tokens),
+            domains={
+                n: task("domain_prompts", n, prompts, e.max_domain_tokens) for n, prompts in loaded.domains.items()
+            },
             batch_size=e.batch_size,
             seed=e.seed,
             temperature=self._config.rollout.temperature,

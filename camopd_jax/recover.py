@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from camopd_jax import (
     guards,
     hosts,
+    licensed,
     loop,
     outcome,
     preflight,
@@ -78,7 +79,7 @@ def _run(config: ConfigDict, read: Inputs, workdir: Path, clock: float) -> None:
 def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
     """Make a domain teacher by supervised fine-tuning, or take it from the cache."""
     config, engine, s = read.config, read.engine, read.config.specialise
-    home = read.made_at
+    home = read.made_at(workdir)
     stage = workdir / "specialise" / home.name  # another recipe must not go on from this one's checkpoints
     if any(hosts.absent(home)):
         optimizer = make_optimizer(**s.optim, decay_steps=s.steps)
@@ -115,7 +116,9 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()}, c.idle_teachers)
     shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
     weighed = c.loss == "sampled" and not methods.method_of(c).teacher_answers
-    record = records.recorder(engine, tuple(c.weight_band) if weighed else None, config.report.tokens)
+    record = records.recorder(
+        engine, tuple(c.weight_band) if weighed else None, config.report.tokens, licensed.of(config)
+    )
     diagnose = Diagnostics(
         engine, frozen, branches, shape, prompts=config.diagnostics.prompts, seed=config.eval.seed,
         shapes=student.shapes, frozen=student.frozen, whole=student.whole,
@@ -169,7 +172,7 @@ def _mixes(read: Inputs, name: str) -> bool:
 
 def _full_evaluation(read: Inputs, teachers: dict[str, Teacher], workdir: Path) -> Callable:
     """evaluate(title, policy, fingerprint) -> measures; with a fingerprint, computed once per machine."""
-    evaluation = read.suite
+    evaluation, home = read.suite, licensed.of(read.config).cache(workdir)
     tasks = {"general": evaluation.general, "instructions": evaluation.instructions, **evaluation.domains}
     shaped_by = {
         "seed": evaluation.seed,
@@ -182,7 +185,7 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher], workdir: Path) 
     }
     scored_by = [teachers[name].fingerprint for name, task in evaluation.domains.items() if not task.checked]
     policies = {name: teacher.policy for name, teacher in teachers.items()}
-    reference = cached.reference(shaped_by, lambda: evaluation.reference(policies["general"]))
+    reference = cached.reference(home, shaped_by, lambda: evaluation.reference(policies["general"]))
 
     def evaluate(title: str, policy: Policy, fingerprint: str | None) -> cached.Evaluation:
         def compute():
@@ -192,7 +195,7 @@ def _full_evaluation(read: Inputs, teachers: dict[str, Teacher], workdir: Path) 
                 return evaluation.run(policy, policies, reference, is_general)
 
         key = shaped_by | {"model": fingerprint, "scored_by": scored_by}
-        return cached.evaluation(key, compute) if fingerprint else compute()
+        return cached.evaluation(home, key, compute) if fingerprint else compute()
 
     return evaluate
 

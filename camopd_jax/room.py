@@ -9,10 +9,9 @@ from pathlib import Path
 
 import jax
 
-from camopd_jax import footprint, hosts, rules, sharding
+from camopd_jax import footprint, hosts, licensed, rules, sharding
 from camopd_jax.footprint import MOMENTS, Phase, Setup
 from camopd_jax.inputs import Inputs
-from camopd_jax.models.conversion import cache_dir
 
 GB = 1e9
 LOGS = 0.1 * GB  # metrics, texts, plots, the report
@@ -61,11 +60,13 @@ def written(read: Inputs, workdir: Path) -> list[Written]:
     saved = max(checkpoints(kept, config.steps, c.every, config.optim.name) - present, 0)
     export = {"float32": 4, "bfloat16": 2}[config.export.dtype] * whole.base
     parts, cached = {"checkpoints": saved, "export": export, "logs": LOGS}, {}
-    if read.made_at and not read.made_at.is_dir():
+    made_at = read.made_at(workdir)
+    if made_at and not made_at.is_dir():
         before = checkpoints(1, s.steps, s.checkpoint_every, s.optim.name)
         parts["checkpoints"] = max(saved, before - export)  # they are gone when the recovery begins
         cached["domain teacher"] = 4 * trained
-    return [Written(f"--workdir={workdir}", workdir, parts), Written("CAMOPD_CACHE", cache_dir(), cached)]
+    cache = licensed.of(config).cache(workdir)
+    return [Written(f"--workdir={workdir}", workdir, parts), Written(f"the cache {cache}", cache, cached)]
 
 
 def _size(directory: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import guards, workdirs
+from camopd_jax import guards, licensed, shown, workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.camopd.teachers import IDLE
@@ -20,7 +20,9 @@ from camopd_jax.sharding import MESH_AXES
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
 PRECISIONS = ("float32", "bfloat16")
 SEEDS = 2**31 - 1000  # a seed is below; what is drawn of the data has it 1000 higher
-BRANCH = re.compile(r"[A-Za-z]\w*", re.ASCII)  # a part of the names of measures, which have a slash between their parts
+# Becomes a part of paths, tables, tags, and of the names of measures, which have a slash between their parts.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+NAME_WORDS = "letters, digits, - and _, the first a letter or digit, 40 at most"
 MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  # names that no branch may take
 
 
@@ -45,6 +47,7 @@ def check_config(config: ConfigDict) -> int:
     Raises:
       ValueError: naming the key, its value and what is allowed.
     """
+    _check_secrets(config)
     known = set()
 
     def need(key: str, test: Callable[[Any], bool], allowed: str) -> None:
@@ -78,7 +81,9 @@ def check_config(config: ConfigDict) -> int:
         raise ValueError("config.teachers.general is missing: allowed is a model source")
     names = branches(config)
     _check_branches(config, names)
-    text("name", "preset", "chat.system", "specialise.source", *(f"teachers.{name}" for name in names))
+    for key in ("name", "preset"):  # of the default workdir
+        need(key, lambda v: NAME.fullmatch(v) is not None, NAME_WORDS)
+    text("chat.system", "specialise.source", *(f"teachers.{name}" for name in names))
     whole("steps", "specialise.steps", "specialise.batch_size", "specialise.checkpoint_every")
     for stage in ("optim", "specialise.optim"):
         positive(f"{stage}.learning_rate", f"{stage}.eps", f"{stage}.clip_norm")
@@ -113,6 +118,8 @@ def check_config(config: ConfigDict) -> int:
         "a tuple of numbers between 0 and 1, both excluded",
     )  # fmt: skip
     need("data.heldout_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
+    need("data.licensed", lambda v: set(v) <= set(names), f"a tuple of branches out of {names}")
+    need("data.licensed_shown", lambda v: set(v) <= set(licensed.PLACES), f"a tuple out of {licensed.PLACES}")
     need("icd10.candidates", lambda v: type(v) is int and 2 <= v <= 10, "2 to 10")
     need(
         "lora.targets", lambda v: isinstance(v, tuple | list) and len(v) > 0 and set(v) <= set(TARGETS),
@@ -153,6 +160,16 @@ def check_config(config: ConfigDict) -> int:
     return len(known)
 
 
+def _check_secrets(config: ConfigDict) -> None:
+    """Raise ValueError, which does not hold the value, if one looks like a secret: config.json would keep it."""
+    for key, value in workdirs.flat(config.to_dict()):
+        if shown.has_secret(f"{key} {value}"):
+            raise ValueError(
+                f"config.{shown.masked(key)}: it looks like a token, a key or a URL with a password, and a run keeps "
+                "its config; allowed is a value without: tokens are read from the environment, as HF_TOKEN"
+            )
+
+
 def _check_no_others(config: ConfigDict, known: set[str]) -> None:
     for key, _ in workdirs.flat(config.to_dict()):
         if key not in known:
@@ -188,8 +205,8 @@ def _check_branches(config: ConfigDict, names: tuple[str, ...]) -> None:
             f"allowed is 'general' or {made[0]!r}"
         )
     for name in names:
-        if not BRANCH.fullmatch(name):
-            raise ValueError(f"config.teachers.{name!r}: allowed is a name of letters, digits and underscores")
+        if not NAME.fullmatch(name):
+            raise ValueError(f"config.teachers.{name:.50}: the name of a branch is {NAME_WORDS}")
         if name in MEASURES:
             raise ValueError(
                 f"config.teachers.{name}: a branch may not be named like a measure ({', '.join(MEASURES)})"

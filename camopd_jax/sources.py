@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from camopd_jax import hosts
+from camopd_jax import hosts, shown
 
 FORMS = "path:FILE.jsonl, path:FILE.parquet, hf:NAME[@REVISION][:CONFIG]:SPLIT"
 FIELDS = ("id", "messages", "prompt", "system", "answer", "checks")
@@ -35,6 +35,14 @@ class Record:
     messages: list[dict]
     answer: str  # of the field of that name; "" without one
     checks: list[dict]
+
+
+class TextError(ValueError):
+    """What is wrong with a row, which may quote it; `where` names the row, and quotes nothing but its id."""
+
+    def __init__(self, where: str, what: str):
+        super().__init__(f"{where}: {what}")
+        self.where = where
 
 
 def read(source: str) -> list[Record]:
@@ -62,7 +70,7 @@ def _share(source: str, which: slice) -> Iterator[Record | None]:
         rows = _hub(source, which, **match.groupdict())
     else:
         raise ValueError(f"data source {source!r}: allowed are {FORMS}")
-    return (_record(*row) if row else None for row in rows)
+    return (_checked(*row) if row else None for row in rows)
 
 
 Rows = Iterator[tuple[object, str, str] | None]  # fields, where, id of a row that has none
@@ -108,7 +116,7 @@ def _parquet(path: Path, which: slice) -> Rows:
                 yield row, f"{path} row {i + 1}", f"{path.name}:{i + 1}"
             before += len(batch)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"data source path:{path}: not readable as Parquet ({_reason(error)})") from error
+        raise TextError(f"data source path:{path}", f"not readable as Parquet ({_reason(error)})") from error
 
 
 def _hub(source: str, which: slice, name: str, revision: str | None, config: str | None, split: str) -> Rows:
@@ -119,9 +127,10 @@ def _hub(source: str, which: slice, name: str, revision: str | None, config: str
     except Exception as error:  # of many libraries, whose errors share no base
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
             error = error.__cause__
-        raise ValueError(
-            f"data source {source}: {_reason(error)}; check the name, the split, the network and, for a private "
-            "dataset, the token in HF_TOKEN"
+        raise TextError(
+            f"data source {source}",
+            f"{shown.line(_reason(error))}; check the name, the split, the network and, for a private dataset, the "
+            "token in HF_TOKEN",
         ) from error
     columns = _columns(f"data source {source}", dataset.column_names)
     numbers = range(len(dataset))[which]
@@ -141,6 +150,13 @@ def _columns(where: str, names: list[str]) -> list[str]:
 def _reason(error: BaseException) -> str:
     """An error of a library in one line."""
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _checked(row: object, where: str, default_id: str) -> Record:
+    try:
+        return _record(row, where, default_id)
+    except ValueError as error:
+        raise TextError(where, str(error).removeprefix(f"{where}: ")) from None
 
 
 def _record(row: object, where: str, default_id: str) -> Record:

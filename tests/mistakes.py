@@ -38,6 +38,11 @@ CONFIGS = {
     "length.py": OWN.format("c.teachers.length = 'random:llama:2'"),
     "slash.py": OWN.format("c.teachers['law/old'] = 'random:llama:2'"),
     "no_general.py": OWN.format("del c.teachers.general"),
+    "path_branch.py": OWN.format(
+        "c.teachers['../law'] = 'random:llama:2'; c.data['../law'] = c.data.second; "
+        "[c.camopd[k].update({'../law': v}) for k, v in (('demand', 'positive'), ('rho', 0.8), ('scale', 1.0))]"
+    ),
+    "path_name.py": OWN.format("c.name = '../../out'"),
     "missing_key.py": OWN.format("del c.chat.system"),
     "own_typo.py": OWN.format("c.rollout.batchsize = 16"),
     "quoted.py": OWN.format("c.optim = {**c.optim, 'learning_rate': '1e-5'}"),
@@ -149,6 +154,11 @@ def _models(home: Path) -> None:
     config("no_heads", num_attention_heads=0, head_dim=None)
     config("gpt2", model_type="gpt2")
     config("experts", num_experts=8)
+    config("own_code", auto_map={"AutoModelForCausalLM": "modeling_llama.Llama"})
+    _edit(copy("own_tokenizer_code") / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenizer.T", None]})
+    config("many_layers", num_hidden_layers=10**9)
+    with (copy("long_header") / "model.safetensors").open("r+b") as file:
+        file.write((4 * 10**9).to_bytes(8, "little"))
     config("dynamic_rope", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     level = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}
     config("level_rope", rope_scaling=level)
@@ -177,11 +187,18 @@ def _models(home: Path) -> None:
     (lost / "model.safetensors").rename(lost / shards["a"])
     (lost / index).write_text(json.dumps({"weight_map": shards}))
     (copy("bad_index") / index).write_text("{}")
+    (copy("far_shard") / index).write_text(json.dumps({"weight_map": {"a": "../model/model.safetensors"}}))
 
     copy("no_template", "chat_template.jinja")
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     (copy("refuses_system") / "chat_template.jinja").write_text(template)
     (copy("bad_template") / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}")
+    for name, text in (
+        ("endless", "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"),
+        ("large", "{{ 'a' * 10**10 }}"),
+        ("escaping", "{{ messages.__class__.__init__.__globals__ }}"),
+    ):
+        (copy(f"{name}_template") / "chat_template.jinja").write_text(text)
     (copy("damaged_tokenizer") / "tokenizer.json").write_text('{"version": "1.0", "model"')
     other = copy("other_tokens") / "tokenizer.json"
     other.write_text(other.read_text().replace("<|im_end|>", "<|eot_id|>"))

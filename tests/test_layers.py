@@ -13,7 +13,7 @@ MAX_LINES = 300
 
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
-    ("types",),
+    ("types", "shown", "templates"),
     ("losses", "sharding", "hosts", "lock", "models", "icd10", "sources"),
     (
         "sampling",
@@ -23,6 +23,7 @@ LEVELS = (
         "step",
         "data",
         "chat",
+        "licensed",
         "engine",
         "metrics",
         "finite",

@@ -160,7 +160,7 @@ def tokenizers(**changes):
     engine = SimpleNamespace(tokenizer=base.tokenizer, stop_ids=base.stop_ids, numerics=SimpleNamespace(vocab=258))
     models = {"general": base, "second": teacher}
     read = SimpleNamespace(config=config(), engine=engine, models=models, base=base, specialised=None)
-    return list(preflight._tokenizers(read))
+    return list(preflight._tokenizers(read, Path("nowhere")))
 
 
 def test_a_teacher_with_habits_of_its_own_is_warned_of():

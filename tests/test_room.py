@@ -22,7 +22,7 @@ def read(made_at=None, cfg=tiny.CONFIG, **changes):
     """What `written` sees of a run of the tiny preset; __ stands for a dot."""
     config = runpy.run_path(str(CONFIG))["get_config"]("tiny")
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return SimpleNamespace(config=config, engine=SimpleNamespace(cfg=cfg), made_at=made_at)
+    return SimpleNamespace(config=config, engine=SimpleNamespace(cfg=cfg), made_at=lambda workdir: made_at)
 
 
 def parts(tmp_path, **options):

@@ -7,6 +7,7 @@ import numpy as np
 
 from camopd_jax import losses
 from camopd_jax.engine import Engine
+from camopd_jax.licensed import Licence
 from camopd_jax.types import Rollout
 
 
@@ -44,13 +45,14 @@ def quotas(total: int, steps: int, step: int, parts: int) -> list[int]:
 
 
 def recorder(
-    engine: Engine, band: tuple[float, float] | None, tokens: int
+    engine: Engine, band: tuple[float, float] | None, tokens: int, licence: Licence
 ) -> Callable[[Answers, np.ndarray, int], list[dict]]:
     """`record` of the collector: (answers, rows that train, n) -> the first n answers of a branch's batch.
 
     Args:
       band: of the importance weights (eq. 2); None: the method has none, they are 1.
       tokens: of a response that are kept, at most.
+      licence: whose texts may be kept; of others the figures are.
     """
     decode = engine.tokenizer.decode
 
@@ -62,13 +64,17 @@ def recorder(
             weight_BT = np.asarray(losses.importance_weight(answers.student_BT, rollout.sampler_logp_BT, band))
         for b in range(min(at_most, len(answers.ids))):
             kept = np.flatnonzero(rollout.response_mask_BT[b])[:tokens]
+            name = answers.branch.name
             prompt = rollout.tokens_BL[b, :width][rollout.prompt_mask_BP[b]]
             rows.append(
                 {
-                    "branch": answers.branch.name,
+                    "branch": name,
                     "id": answers.ids[b],
-                    "prompt": decode(prompt, skip_special_tokens=True),
-                    "tokens": [decode([token]) for token in rollout.tokens_BL[b, width:][kept]],
+                    "prompt": licence.text(decode(prompt, skip_special_tokens=True), licence.allows(name, "rollouts")),
+                    "tokens": licence.tokens(
+                        [decode([token]) for token in rollout.tokens_BL[b, width:][kept]],
+                        licence.allows_response(name, "rollouts"),
+                    ),
                     "student_logp": _rounded(answers.student_BT[b][kept]),
                     "teacher_logp": _rounded(answers.teacher_BT[b][kept]),
                     "weight": _rounded(weight_BT[b][kept]),

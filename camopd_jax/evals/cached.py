@@ -5,13 +5,13 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from camopd_jax import hosts, metrics
 from camopd_jax.evals.suite import Measure
-from camopd_jax.models.conversion import cache_dir
 from camopd_jax.types import Rollout
 
 VERSION = 1  # raise it when an evaluation's meaning changes
@@ -23,9 +23,9 @@ def digest(what: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _arrays(key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _arrays(home: Path, key: Any, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """What the writer's cache has, on every process; if it has nothing, all compute."""
-    path = cache_dir() / "evaluations" / f"{digest(key)}.npz"
+    path = home / "evaluations" / f"{digest(key)}.npz"
     body = hosts.from_writer(path.read_bytes() if hosts.writer() and path.exists() else None)
     stored = None if body is None else _stored(body)
     if stored is None:
@@ -51,8 +51,8 @@ def _stored(body: bytes) -> dict[str, np.ndarray] | None:
 Evaluation = tuple[dict[str, Measure], dict[str, list[str]]]  # what Suite.run gives
 
 
-def evaluation(key: Any, compute: Callable[[], Evaluation]) -> Evaluation:
-    """The measures of a model and its greedy answers by task, computed unless the cache has them."""
+def evaluation(home: Path, key: Any, compute: Callable[[], Evaluation]) -> Evaluation:
+    """The measures of a model and its greedy answers by task, computed unless the cache in `home` has them."""
 
     def flat():
         measures, answers = compute()
@@ -64,14 +64,14 @@ def evaluation(key: Any, compute: Callable[[], Evaluation]) -> Evaluation:
         # As JSON: NumPy's own strings lose trailing null characters.
         return parts | {f"answers/{task}": np.array(json.dumps(texts)) for task, texts in answers.items()}
 
-    stored = _arrays(["evaluation", key], flat)
+    stored = _arrays(home, ["evaluation", key], flat)
     answers = {k.partition("/")[2]: json.loads(str(stored.pop(k))) for k in list(stored) if k.startswith("answers/")}
     names = dict.fromkeys(k.split("/")[0] for k in stored)
     return {n: Measure(stored[f"{n}/numerator"], stored[f"{n}/denominator"]) for n in names}, answers
 
 
-def reference(key: Any, compute: Callable[[], tuple[Rollout, np.ndarray]]) -> tuple[Rollout, np.ndarray]:
-    """The general teacher's responses and their log-probabilities, computed unless the cache has them."""
+def reference(home: Path, key: Any, compute: Callable[[], tuple[Rollout, np.ndarray]]) -> tuple[Rollout, np.ndarray]:
+    """The general teacher's responses and their log-probabilities, computed unless the cache in `home` has them."""
 
     def flat():
         rollout, logp = compute()
@@ -83,5 +83,5 @@ def reference(key: Any, compute: Callable[[], tuple[Rollout, np.ndarray]]) -> tu
             "logp": logp,
         }
 
-    s = _arrays(["reference", key], flat)
+    s = _arrays(home, ["reference", key], flat)
     return Rollout(s["tokens"], s["prompt_mask"], s["response_mask"], s["sampler_logp"]), s["logp"]

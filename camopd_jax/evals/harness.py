@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
-import jinja2
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -17,9 +16,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from camopd_jax import sharding
-from camopd_jax.chat import THINKING
+from camopd_jax.chat import THINKING, fill
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import likelihood
+from camopd_jax.templates import Refused
 from camopd_jax.types import Params
 
 log = logging.getLogger(__name__)
@@ -126,14 +126,15 @@ class JaxLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         def render(messages):
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt,
+            (text,) = fill(
+                self.tokenizer, [messages], add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt, **THINKING[self.thinking],
             )  # fmt: skip
+            return text
 
         try:
             return render(chat_history)
-        except jinja2.TemplateError:
+        except Refused:
             without = [m for m in chat_history if m["role"] != "system"]
             if without == chat_history:
                 raise

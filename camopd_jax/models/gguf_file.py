@@ -173,6 +173,8 @@ def _check_stored(name: str, tensor: Tensor, file_size: int) -> None:
 
 def _check_shapes(cfg: DecoderConfig, tensors: dict[str, Tensor]) -> None:
     """That the file has each tensor of the model in its shape, and no others."""
+    if cfg.layers > len(tensors):  # or the names of a billion layers would fill the memory
+        raise ValueError(f"block_count is {cfg.layers}, and there are {len(tensors)} tensors")
     expected = {NAMES[name].format(layer): shape for name, layer, shape in tensors_of(cfg)}
     for name, shape in expected.items():
         if name not in tensors:

@@ -13,6 +13,11 @@ from typing import Any
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+HEADER_BYTES = 200_000_000  # what is read at most; a vocabulary of 260,000 tokens takes a tenth
+MOST = 100_000  # keys, and tensors
+LARGEST_ARRAY = 4_000_000  # elements
+DEPTH = 4  # of arrays in arrays
+DIMS = 4  # of a tensor
 ALIGNMENT = 32  # of the tensors, in bytes, where general.alignment says nothing
 
 
@@ -48,6 +53,8 @@ def _parse(cursor: "_Cursor") -> tuple[dict[str, Any], dict[str, Tensor]]:
     if version not in (2, 3):
         raise ValueError(f"it is GGUF version {version}; 2 and 3 are read")
     tensor_count, pairs = cursor.numbers("QQ")
+    if max(tensor_count, pairs) > MOST:
+        raise ValueError(f"it is damaged: {pairs:,} keys and {tensor_count:,} tensors; allowed are {MOST:,}")
     metadata = {}
     for _ in range(pairs):
         key = cursor.string()
@@ -55,9 +62,14 @@ def _parse(cursor: "_Cursor") -> tuple[dict[str, Any], dict[str, Tensor]]:
     places = {}
     for _ in range(tensor_count):
         name = cursor.string()
-        dims = cursor.numbers(f"{cursor.numbers('I')[0]}Q")
+        (rank,) = cursor.numbers("I")
+        if rank > DIMS:
+            raise ValueError(f"it is damaged: the tensor {name[:80]} has {rank} dimensions; allowed are {DIMS}")
+        dims = cursor.numbers(f"{rank}Q")
         places[name] = (tuple(reversed(dims)), *cursor.numbers("IQ"))
     alignment = metadata.get("general.alignment", ALIGNMENT)
+    if type(alignment) is not int or not 0 < alignment <= 1 << 20:
+        raise ValueError(f"general.alignment is {alignment!r:.40}; allowed is a whole number above 0")
     start = -(-cursor.at // alignment) * alignment
     return metadata, {name: Tensor(kind, shape, start + offset) for name, (shape, kind, offset) in places.items()}
 
@@ -67,16 +79,23 @@ class _Cursor:
         self.data, self.at = data, at
 
     def numbers(self, layout: str) -> tuple:
+        size = struct.calcsize("<" + layout)
+        self._allow(size)
         values = struct.unpack_from("<" + layout, self.data, self.at)
-        self.at += struct.calcsize("<" + layout)
+        self.at += size
         return values
 
+    def _allow(self, size: int) -> None:
+        if self.at + size > min(len(self.data), HEADER_BYTES):
+            raise ValueError(f"it is truncated or damaged: its header does not end within {HEADER_BYTES:,} bytes")
+
     def string(self) -> str:
-        (length,) = struct.unpack_from("<Q", self.data, self.at)
-        start, self.at = self.at + 8, self.at + 8 + length
+        (length,) = self.numbers("Q")
+        self._allow(length)
+        start, self.at = self.at, self.at + length
         return self.data[start : self.at].decode()
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind in NUMBERS:
             return self.numbers(NUMBERS[kind])[0]
         if kind == STRING:
@@ -84,6 +103,10 @@ class _Cursor:
         if kind != ARRAY:
             raise ValueError(f"it is damaged: its metadata holds a value of type {kind}, which does not exist")
         kind, count = self.numbers("IQ")
+        if count > LARGEST_ARRAY or depth == DEPTH:
+            raise ValueError(
+                f"it is damaged: an array of {count:,} values, {depth} deep; allowed are {LARGEST_ARRAY:,}"
+            )
         if kind in NUMBERS:
             return list(self.numbers(f"{count}{NUMBERS[kind]}"))
-        return [self.value(kind) for _ in range(count)]
+        return [self.value(kind, depth + 1) for _ in range(count)]

@@ -23,6 +23,7 @@ KV_HEADS = {"llama": None, "mistral": 8, "qwen2": 32, "qwen3": 32}
 MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 SLIDING_WINDOW = {"mistral": 4096}
 LARGEST = 1e30  # a float32 holds it
+JSON_BYTES = 50_000_000  # of config, index and the like; an index of 100,000 tensors has a fifth of it
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight",
@@ -50,9 +51,11 @@ def tensor_name(name: str, layer: int | None) -> str:
 
 def read_json(file: Path) -> dict:
     """The object that a JSON file holds; ValueError, naming the file, where it holds none."""
+    if (size := file.stat().st_size) > JSON_BYTES:
+        raise ValueError(f"{file.name} has {size:,} bytes; allowed are {JSON_BYTES:,}")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{file.name} is {value!r:.40}; allowed is a JSON object")

@@ -27,6 +27,13 @@ SOURCES = {
     "pypi": r"\w[\w.-]*==\w[\w.+!-]*", "hf": ".+", "path": ".+", "gguf": ".+", "random": r"llama(:\d+)?"
 }  # fmt: skip
 
+CAN_RUN = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".keras", ".npz", ".npy", ".msgpack", ".joblib")
+SHARD = re.compile(r"[\w-][\w.-]{0,180}\.safetensors", re.ASCII)
+HEADER_BYTES = 20_000_000  # of a safetensors file; a thousand tensors have a hundredth of it
+TEXT_BYTES = {"tokenizer*.json": 500_000_000, "*token*.json": 500_000_000, "chat_template*": 1_000_000,
+              "vocab.json": 500_000_000, "merges.txt": 500_000_000}  # fmt: skip
+LFS = b"version https://git-lfs"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -103,6 +110,7 @@ def load_directory(directory: Path, source: str) -> Model:
     """
     _check_directory(directory, source)
     try:
+        _refuse_what_runs(directory)
         cfg = config_from_hf(read_json(directory / "config.json"))
         where = _locate(directory)
         _check_tensors(cfg, where)
@@ -119,11 +127,28 @@ def load_directory(directory: Path, source: str) -> Model:
     return Model(source, cfg, tokenizer, stop_ids, _digest(text, *content), _reader(where))
 
 
+def _refuse_what_runs(directory: Path) -> None:
+    """Raise ValueError if a model needs code of its own, which is never run; and for files that are absurdly large."""
+    for name in ("config.json", "tokenizer_config.json"):
+        if (directory / name).is_file() and "auto_map" in read_json(directory / name):
+            raise ValueError(
+                f"{name} has auto_map: the model asks for code of its own, which is never run; delete that key if the "
+                "files are those of a supported model_type"
+            )
+    for pattern, most in TEXT_BYTES.items():
+        for file in directory.glob(pattern):
+            if (size := file.stat().st_size) > most:
+                raise ValueError(f"{file.name} has {size:,} bytes; allowed are {most:,}")
+
+
 def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     try:
-        return PreTrainedTokenizerFast.from_pretrained(directory)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # KeyError, TypeError or a plain Exception, as what is wrong there has it
         raise ValueError(f"the tokenizer cannot be read: {type(error).__name__}: {error}") from None
+    if isinstance(tokenizer.chat_template, dict):  # by names, which saving it would make file names of
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    return tokenizer
 
 
 def _bytes(file: Path) -> np.ndarray:
@@ -148,18 +173,31 @@ def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
         files = sorted({str(name) for name in weight_map.values()})
     where = {}
     for name in files:
-        if Path(name).name != name:
-            raise ValueError(f"{index.name} names {name}; allowed are files beside it")
+        if not SHARD.fullmatch(name):
+            raise ValueError(f"{index.name} names {name[:200]!r}; allowed are files beside it that end in .safetensors")
         if not (directory / name).is_file():
-            raise ValueError(f"{name} is missing there")
+            other = next((f.name for f in sorted(directory.iterdir()) if f.suffix.lower() in CAN_RUN), None)
+            why = f"; {other} can hold code and is never read: convert it to safetensors" if other else ""
+            raise ValueError(f"{name} is missing there{why}")
+        _check_header(directory / name)
         try:
             with safe_open(directory / name, framework="numpy") as tensors:
                 where |= {t: (directory / name, tuple(tensors.get_slice(t).get_shape())) for t in tensors.keys()}
         except SafetensorError as error:
-            if _begins(directory / name, b"version https://git-lfs"):
+            if _begins(directory / name, LFS):
                 raise ValueError(f"{name} is a pointer of Git LFS; get the file itself: git lfs pull") from None
             raise ValueError(f"{name} is no whole safetensors file: {error}") from None
     return where
+
+
+def _check_header(file: Path) -> None:
+    """Raise ValueError for a header that would take much memory before it is known to be wrong."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+    if size > min(HEADER_BYTES, file.stat().st_size) and not _begins(file, LFS):
+        raise ValueError(
+            f"{file.name} is no whole safetensors file: its header has {size:,} bytes; allowed are {HEADER_BYTES:,}"
+        )
 
 
 def _begins(file: Path, start: bytes) -> bool:
@@ -168,6 +206,8 @@ def _begins(file: Path, start: bytes) -> bool:
 
 
 def _check_tensors(cfg: DecoderConfig, where: dict) -> None:
+    if cfg.layers > len(where):  # or the names of a billion layers would fill the memory
+        raise ValueError(f"config.json: num_hidden_layers = {cfg.layers}, of which {len(where)} tensors are not whole")
     expected = {tensor_name(name, layer): shape for name, layer, shape in decoder.tensors_of(cfg)}
     for name, shape in expected.items():
         if name not in where:

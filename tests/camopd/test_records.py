@@ -6,6 +6,9 @@ import numpy as np
 from plain import a_rollout, noise
 
 from camopd_jax.camopd import records, system
+from camopd_jax.licensed import Licence
+
+OPEN = Licence(frozenset(), frozenset())
 
 
 def test_a_row_holds_the_answer_token_by_token():
@@ -18,7 +21,7 @@ def test_a_row_holds_the_answer_token_by_token():
     branch = system.Branch("law", 0, [], [], [], "absolute", 0.8, 1.0)
     answers = system.Answers(branch, ["a", "b"], rollout, student, teacher, teacher - student, np.array([0.5, 2.0]))
 
-    first, second = records.recorder(engine, (0.5, 5.0), tokens=9)(answers, np.array([1]), 9)
+    first, second = records.recorder(engine, (0.5, 5.0), tokens=9, licence=OPEN)(answers, np.array([1]), 9)
     tokens = rollout.tokens_BL
     assert first["prompt"] == "".join(f"<{i}>" for i in tokens[0, :4])
     assert second["prompt"] == "".join(f"<{i}>" for i in tokens[1, 2:4])
@@ -31,8 +34,8 @@ def test_a_row_holds_the_answer_token_by_token():
         ("a", "law", 0.5, False, False),
         ("b", "law", 2.0, True, True),
     ]
-    assert len(records.recorder(engine, (0.5, 5.0), tokens=9)(answers, np.array([1]), 1)) == 1
-    short = records.recorder(engine, None, tokens=2)(answers, np.array([1]), 9)
+    assert len(records.recorder(engine, (0.5, 5.0), tokens=9, licence=OPEN)(answers, np.array([1]), 1)) == 1
+    short = records.recorder(engine, None, tokens=2, licence=OPEN)(answers, np.array([1]), 9)
     assert [r["tokens"] for r in short] == [first["tokens"][:2], second["tokens"][:2]]
     assert [r["weight"] for r in short] == [[1.0, 1.0]] * 2  # a method without importance weights
 
