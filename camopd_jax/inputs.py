@@ -40,13 +40,16 @@ class Inputs:
     def base(self) -> Model:
         return base_of(self.config, self.models)
 
-    @functools.cached_property
-    def made_at(self) -> Path | None:
-        """Where the cache has the teacher that the run makes, or will have it; None: all teachers are given."""
+    def made_at(self, workdir: Path) -> Path | None:
+        """Where the teacher that the run makes is kept, or will be; None: all teachers are given."""
         if not self.examples:
             return None
+        return licensed.of(self.config).cache(workdir) / "specialised" / self._recipe
+
+    @functools.cached_property
+    def _recipe(self) -> str:
         config, s = self.config, self.config.specialise
-        recipe = {
+        made_of = {
             "base": self.base.fingerprint,
             "lora": config.lora.to_dict() if config.lora.rank else None,
             "precision": config.precision,
@@ -56,7 +59,7 @@ class Inputs:
             "seed": s.seed,
             "data": cached.digest([x.tolist() for x in self.examples.prompts + self.examples.answers]),
         }
-        return licensed.of(config).cache(workdir) / "specialised" / cached.digest(recipe)
+        return cached.digest(made_of)
 
 
 def read(config: ConfigDict) -> Inputs:
