@@ -67,7 +67,7 @@ def test_without_a_whole_checkpoint_nothing_is_started_over(copied, shared):
         truncated(copied / "checkpoints" / str(step))
     code, output = shared.finish(copied)
     assert code == 2, output
-    assert "damaged" in runs.error_of(output)
+    assert "no whole checkpoint is left" in runs.error_of(output)
 
 
 LIMITS = {  # where no file may grow beyond some bytes: the fault, and the steps whose checkpoints are whole then
