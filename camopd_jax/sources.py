@@ -222,6 +222,11 @@ def _checks(checks: object, where: str) -> list[dict]:
     listed = isinstance(checks, list) and all(isinstance(c, dict) and isinstance(c.get("kind"), str) for c in checks)
     if not listed:
         raise ValueError(f'{where}: checks is not a list of objects such as {{"kind": "max_words", "n": 20}}')
+    values = [x for c in checks for v in c.values() for x in (v if isinstance(v, list) else [v])]
+    if any(isinstance(x, dict | list) for x in values):  # however deep: what copies it goes down as far
+        raise ValueError(
+            f"{where}: checks has an argument that is nested; allowed are text, numbers, and lists of them"
+        )
     # The checks of a Parquet column all have the fields of any; those of other kinds are null.
     return [{key: value for key, value in check.items() if value is not None} for check in checks]
 

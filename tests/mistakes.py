@@ -59,6 +59,7 @@ ROWS = {  # one row of each file; the others are in order
     "blank.jsonl": {"messages": [{"role": "user", "content": " "}, ANSWER]},
     "no_user.jsonl": {"messages": [{"role": "system", "content": "Be brief."}]},
     "two_systems.jsonl": {"system": "Be kind.", "messages": [{"role": "system", "content": "Be brief."}, USER]},
+    "check_nested.jsonl": {"prompt": "What is a fever?", "checks": [{"kind": "mentions_any", "words": [["heat"]]}]},
     "check_text.jsonl": {"prompt": "What is a fever?", "checks": "short"},
     "long_prompt.jsonl": {"prompt": "What is a fever? " * 60, "answer": "A high temperature."},
 }

@@ -1,4 +1,4 @@
-"""Generated mistakes: every bad config and every bad file of prompts is one line and exit code 2, and nothing is written.
+"""Generated mistakes: every bad config and bad file of prompts is one line and exit code 2.
 
 What is allowed of each key stands here a second time, so that a rule that is lost is missed.
 """
@@ -146,7 +146,8 @@ CONTRADICTIONS = (
     "c.micro.width = 100", "c.micro.slots = 4", "c.diagnostics.prompts = c.eval.prompts + 1",
     "c.teachers.general = 'specialise'", "c.data.domain.heldout = c.data.domain.source",
     "c.camopd.method = 'selectkd'; c.camopd.loss = 'full'", "c.camopd.method = 'mix'; c.rollout.batch_size = 6",
-    "c.camopd.method = 'vanilla_mopd'; c.camopd.cycle = ('domain',)", "c.camopd.loss = 'top_k'; c.camopd.loss_top_k = 9999",
+    "c.camopd.method = 'vanilla_mopd'; c.camopd.cycle = ('domain',)", 
+    "c.camopd.loss = 'top_k'; c.camopd.loss_top_k = 9999",
     "c.camopd.method = 'general_only'; c.camopd.schedule = 'halves'", "c.mesh.replica = 3", "c.mesh.tensor = 7",
     "c.student = 'law'", "c.teachers.law = 'random:llama'", "c.rollout.max_prompt_tokens = 9000",
     "c.teachers.domain = 'random:llama'; c.specialise.source = 'builtin:icd10'",
@@ -231,7 +232,8 @@ ODD = st.sampled_from(
 )
 USERS = st.one_of(TEXT, ODD)
 GOOD_ROW = st.one_of(
-    st.fixed_dictionaries({"prompt": USERS}, optional={"id": st.one_of(TEXT, st.integers()), "answer": USERS, "system": TEXT,
+    st.fixed_dictionaries({"prompt": USERS}, optional={"id": st.one_of(TEXT, st.integers()), "answer": USERS,
+                                                       "system": TEXT,
                                                        "extra": st.recursive(st.none() | st.floats(allow_nan=False,
                                                        allow_infinity=False), st.lists, max_leaves=5)}),
     USERS.map(lambda t: {"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t}]}),
@@ -246,7 +248,8 @@ BAD_ROW = st.one_of(
     st.sampled_from([True, [], {}, [1], {"a": 1}]).map(lambda x: {"prompt": "a", "id": x}),
     st.sampled_from(["x", 1, {}, [1], [{}], [{"kind": 1}], ["a"]]).map(lambda x: {"prompt": "a", "checks": x}),
     st.sampled_from([None, "human", "", 1, [], {}]).map(lambda x: {"messages": [{"role": x, "content": "a"}]}),
-    st.sampled_from([{}, {"Prompt": "a"}, {"text": "a"}, {"messages": []}, {"messages": None}, {"prompt": None}, {"prompt": "\ud800"},
+    st.sampled_from([{}, {"Prompt": "a"}, {"text": "a"}, {"messages": []}, {"messages": None}, {"prompt": None},
+                     {"prompt": "\ud800"},
                      {"messages": [{"role": "user", "content": "a\udfff"}]}, {"messages": [{"role": "assistant",
                      "content": "a"}]}, {"messages": [{"content": "a"}]}, {"messages": [None]}]),
     st.sampled_from([None, 1, 1.5, True, "prompt", [], ["prompt"], [[]]]),
@@ -263,9 +266,11 @@ BAD_LINE = st.one_of(
     * 3,
     st.integers(1, len(GOOD_LINE) - 1).map(lambda n: GOOD_LINE[:n]),
     st.sampled_from([
-        b"{'prompt': 'a'}", b'{"prompt": "a"}}', b'{"prompt": "a"},', b'{"prompt": a}', b'"prompt": "a"', b"{prompt: 1}",
+        b"{'prompt': 'a'}", b'{"prompt": "a"}}', b'{"prompt": "a"},', b'{"prompt": a}', b'"prompt": "a"', 
+        b"{prompt: 1}",
         b"[" * 100_000, b'{"a":' * 100_000, b'{"prompt": "a", "id": ' + b"1" * 5000 + b"}", b'{"prompt": NaN}',
-        b'{"prompt": Infinity}', b'{"messages": -Infinity}', b'{"prompt": "\xff"}', b'{"prompt": "\xe2\x82"}', b"\xe2\x82",
+        b'{"prompt": Infinity}', b'{"messages": -Infinity}', b'{"prompt": "\xff"}', b'{"prompt": "\xe2\x82"}',
+        b"\xe2\x82",
         b'{"prompt": "a\x00b"}', b"\x00", b'\xff\xfe{\x00"\x00', b'\xef\xbb\xbf{"prompt": "a"}', b'{"prompt": "a\tb"}',
         b'{"prompt": "a", "checks": ' + b'[{"kind": "x", "n": ' * 400 + b"1" + b"}]" * 400 + b"}", b"\x1e{}", b"nul",
     ]),
