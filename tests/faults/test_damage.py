@@ -11,10 +11,6 @@ from safetensors.numpy import load_file, save_file
 
 from camopd_jax.models import export, load
 
-KEEP = pytest.mark.xfail(strict=True, reason="sums of checkpoints, the fall back and exit code 1 come with w-keep")
-GUARDS = pytest.mark.xfail(strict=True, reason="the names of tensors and samples come with w-guards")
-PAGE = pytest.mark.xfail(strict=True, reason="weights are looked through by w-page")
-
 
 def files(checkpoint: Path) -> list[Path]:
     """The files of a checkpoint that hold arrays, the largest last."""
@@ -51,7 +47,6 @@ def copied(shared, expected, tmp_path):
     return Path(shutil.copytree(shared.home / "undisturbed", tmp_path / "run", symlinks=True))
 
 
-@KEEP
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, copied, shared, expected):
     damage(copied / "checkpoints" / "4")
@@ -61,7 +56,6 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, copied
     runs.assert_same(copied, expected)
 
 
-@KEEP
 def test_without_a_whole_checkpoint_nothing_is_started_over(copied, shared):
     for step in (2, 4):
         truncated(copied / "checkpoints" / str(step))
@@ -77,7 +71,6 @@ LIMITS = {  # where no file may grow beyond some bytes: the fault, and the steps
 }
 
 
-@KEEP
 @pytest.mark.parametrize("place", LIMITS)
 def test_a_disk_that_takes_no_more_stops_with_one_line_and_keeps_what_was_saved(place, shared, expected, tmp_path):
     fault, whole = LIMITS[place]
@@ -102,14 +95,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(shared, e
     runs.assert_same(tmp_path / "run", expected)
 
 
-@GUARDS
 def test_a_gradient_that_is_not_finite_is_named_with_its_tensors_and_samples(shared, expected, tmp_path):
     _, output = shared.finish(tmp_path / "run", fault={"nan": "embed"})
     said = runs.error_of(output)
     assert "embed" in said and "prompts.jsonl:" in said
 
 
-@PAGE
 def test_weights_that_are_not_finite_are_refused_before_anything_is_written(shared, tmp_path):
     model = load.load("random:llama")
     ids = dict(stop_ids=model.stop_ids, dtype="float32", shard_bytes=10**9)
