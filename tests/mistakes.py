@@ -38,8 +38,8 @@ CONFIGS = {
     "length.py": OWN.format("c.teachers.length = 'random:llama:2'"),
     "no_general.py": OWN.format("del c.teachers.general"),
     "path_branch.py": OWN.format(
-        "c.teachers['../law'] = 'random:llama:2'; c.data['../law'] = c.data.second; "
-        "[c.camopd[k].update({'../law': v}) for k, v in (('demand', 'positive'), ('rho', 0.8), ('scale', 1.0))]"
+        "c.teachers['/law'] = 'random:llama:2'; c.data['/law'] = c.data.second; "
+        "[c.camopd[k].update({'/law': v}) for k, v in (('demand', 'positive'), ('rho', 0.8), ('scale', 1.0))]"
     ),
     "path_name.py": OWN.format("c.name = '../../out'"),
     "missing_key.py": OWN.format("del c.chat.system"),
