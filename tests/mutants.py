@@ -50,6 +50,7 @@ BLOCKS = ATTENTION + "blocks_of_queries_are_a_plain_numpy_loop"
 LORA, CONFIG = "tests/models/test_lora.py::test_", "tests/models/test_huggingface.py::test_"
 LOAD, WEIGHTS = "tests/models/test_load.py::test_", "tests/models/test_weights.py::test_"
 STUDENT, GUARDS = "tests/test_student.py::test_", "tests/test_guards.py::test_"
+UNTRUSTED, LICENSED = "tests/test_untrusted.py::test_", "tests/test_licensed.py::test_"
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
 LONG = GOLDEN + "_up_to_position_32767"
 CHECKPOINT, RESUME = "tests/test_checkpoint.py::test_", "tests/test_resume.py::test_"
@@ -60,6 +61,45 @@ PREFLIGHT, SELFTEST = "tests/test_preflight.py::test_", "tests/test_selftest.py:
 ROOM = "tests/test_room.py::test_"
 # fmt: off
 MUTANTS = [
+    Mutant("untrusted: no limit of memory for a template", "templates.py",
+           "resource.setrlimit(what, (most, most))", "pass",
+           UNTRUSTED + "the_process_of_templates_gets_no_secret_and_writes_no_file"),
+    Mutant("untrusted: the environment passed on to templates", "templates.py",
+           "for k in PASSED_ON if k in os.environ}", "for k in os.environ}",
+           UNTRUSTED + "the_process_of_templates_gets_no_secret_and_writes_no_file"),
+    Mutant("untrusted: a rendering of any length", "templates.py",
+           "if len(text) > TIMES * given + RENDERED_SIZE:", "if False:",
+           UNTRUSTED + "a_template_that_takes_too_much_is_refused"),
+    Mutant("untrusted: auto_map ignored", "models/load.py",
+           "and \"auto_map\" in read_json", "and \"auto_maps\" in read_json",
+           UNTRUSTED + "a_model_that_asks_for_its_own_code_is_refused"),
+    Mutant("untrusted: names of templates kept", "models/load.py",
+           "tokenizer.chat_template = tokenizer.chat_template.get(\"default\")", "pass",
+           UNTRUSTED + "named_templates_do_not_become_file_names"),
+    Mutant("untrusted: any shard name", "models/load.py",
+           "if not SHARD.fullmatch(name):", "if False:", UNTRUSTED + "a_shard_is_a_safetensors_file_beside_its_index"),
+    Mutant("untrusted: any number of GGUF keys", "models/gguf_header.py",
+           "if max(tensor_count, pairs) > MOST:", "if False:", UNTRUSTED + "a_hostile_gguf_header_is_one_line_at_once"),
+    Mutant("untrusted: control characters shown", "shown.py",
+           "else f\"<{ord(m[0]):04X}>\"", "else m[0]", UNTRUSTED + "a_line_has_no_control_sequence"),
+    Mutant("untrusted: secrets of the environment shown", "shown.py",
+           "text = text.replace(value, HIDDEN)", "pass",
+           UNTRUSTED + "the_secrets_of_the_environment_are_masked_whatever_they_look_like"),
+    Mutant("untrusted: pip's credentials shown", "models/conversion.py",
+           "({shown.line(reason)})", "({reason})", UNTRUSTED + "what_pip_says_is_without_credentials"),
+    Mutant("licensed: responses to other prompts shown", "licensed.py",
+           "return \"responses\" in self.shown", "return True",
+           LICENSED + "responses_to_other_prompts_are_a_place_of_their_own"),
+    Mutant("licensed: the shared cache taken", "licensed.py",
+           "else workdir / \"cache\"", "else cache_dir()",
+           LICENSED + "the_cache_of_a_licensed_run_is_in_its_workdir"),
+    Mutant("licensed: errors quote a row", "licensed.py",
+           "if self.allows(branch, \"errors\"):", "if True:",
+           LICENSED + "what_another_process_found_is_not_told_either"),
+    Mutant("licensed: any place has the texts", "licensed.py",
+           "return branch not in self.branches or place in self.shown", "return True",
+           LICENSED + "a_place_has_a_text_only_if_it_is_named"),
+
     Mutant("logp: temperature not applied", "losses.py",
            "_put(tile.products_NC / temperature,", "_put(tile.products_NC * 1.0,", LOSSES + "chunked_logp_by_hand"),
     Mutant("logp: temperature not in the gradient", "losses.py",

@@ -100,7 +100,7 @@ def test_nothing_that_can_run_is_opened(model, tmp_path):
 
 def test_the_package_has_no_way_to_run_what_it_reads():
     forbidden = re.compile(
-        r"trust_remote_code|allow_pickle|\bpickle\b(?!,| in| file|, )|torch\.load|\bimport torch|joblib\.load|\beval\(|\bexec\("
+        r"trust_remote_code|allow_pickle|import pickle|torch\.load|\bimport torch|joblib|\beval\(|\bexec\("
         r"|yaml\.load|shell=True|os\.system|AutoTokenizer|AutoModel|AutoConfig"
     )
     for file in [*(ROOT / "camopd_jax").rglob("*.py"), *(ROOT / "bin").glob("*.py")]:
@@ -259,7 +259,7 @@ def test_the_prompt_that_is_refused_is_the_one_that_is_named(tokenizer):
     )
     asked = [data.Prompt(f"p{i}", [{"role": "user", "content": str(i)}]) for i in range(9)]
     assert PLAIN.render_all(tokenizer, asked[:7]) == list("0123456")
-    with pytest.raises(sources.TextError, match="^prompt p7: ") as error:
+    with pytest.raises(sources.TextError, match=r"^prompt p7: ") as error:
         PLAIN.render_all(tokenizer, asked)
     assert error.value.where == "prompt p7"
 
