@@ -3,11 +3,9 @@
 import gc
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import jax
 import orbax.checkpoint as ocp
@@ -114,7 +112,6 @@ class Checkpoints:
             code = int(coded[1]) if coded else getattr(error, "errno", None)
             reason = os.strerror(code) if code else " ".join(str(error).split())[:300]
             text = f"the checkpoint of step {self._saving} could not be written: {reason}"
-            sys.excepthook = _shown
             raise (OSError(code, text) if code else OSError(text)) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -126,13 +123,6 @@ class Checkpoints:
         self._manager.close()
         del self._manager
         gc.collect()  # the manager's reference cycles hold its last copy of the state, 1.6 GB for the small preset
-
-
-def _shown(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python's way to show an error that nobody catches, but for those of the arrays that were being written when the
-    writing of another one failed: each is shown from a thread of its own, of which nobody waits any more."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
 
 
 def _plain(state: TrainState) -> dict:

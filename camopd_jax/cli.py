@@ -35,9 +35,10 @@ def main(argv: list[str], values: flags.FlagValues, usage: str, run: Callable[[l
     handler = logging.StreamHandler()
     handler.setFormatter(shown.Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    sys.excepthook = shown.excepthook
+    sys.excepthook, sys.unraisablehook = shown.excepthook, shown.unraisablehook
     # Orbax notes each step that it saves without a score, and each error that it then raises, with its traceback.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # notes what failed beside the error that is raised
     logging.getLogger("camopd_jax").setLevel(logging.INFO)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
     if {"--help", "-h", "--helpfull"} & set(argv):

@@ -64,6 +64,16 @@ class Formatter(logging.Formatter):
         return lines(super().format(record))
 
 
+# Of a write that failed beside the one that is raised: Orbax waits for one alone, the others end in threads of theirs.
+_BESIDE = "Event loop is closed"
+
+
 def excepthook(kind, error, trace) -> None:
     """In the place of sys.excepthook: the traceback without secrets."""
-    print(lines("".join(traceback.format_exception(kind, error, trace)).rstrip("\n")), file=sys.stderr, flush=True)
+    if str(error) != _BESIDE:
+        print(lines("".join(traceback.format_exception(kind, error, trace)).rstrip("\n")), file=sys.stderr, flush=True)
+
+
+def unraisablehook(unraisable) -> None:
+    """In the place of sys.unraisablehook: the same for what no one can catch."""
+    excepthook(unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
