@@ -230,19 +230,21 @@ def watchdog(workdir: Path, seconds: float, what: str) -> Iterator[Callable[[str
     def say(what: str) -> None:
         tqdm.write(f"{what} takes longer than {seconds:g} s; where it stands is in {path}", file=sys.stderr)
 
-    with path.open("a", encoding="utf-8") as file:
+    try:
+        with path.open("a", encoding="utf-8") as file:
 
-        def now(what: str) -> None:
-            disarm()
-            faulthandler.dump_traceback_later(seconds, file=file)  # a thread of C: it needs no lock of Python's
-            timer.append(threading.Timer(seconds, say, (what,)))
-            timer[0].daemon = True
-            timer[0].start()
+            def now(what: str) -> None:
+                disarm()
+                faulthandler.dump_traceback_later(seconds, file=file)  # a thread of C: it needs no lock of Python's
+                timer.append(threading.Timer(seconds, say, (what,)))
+                timer[0].daemon = True
+                timer[0].start()
 
-        try:
-            now(what)
-            yield now
-        finally:
-            disarm()
-    if not path.stat().st_size:
-        path.unlink()
+            try:
+                now(what)
+                yield now
+            finally:
+                disarm()
+    finally:
+        if not path.stat().st_size:
+            path.unlink()

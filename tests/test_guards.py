@@ -424,6 +424,12 @@ def test_without_a_stall_there_is_no_file(tmp_path, capfd):
     assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err == ""
 
 
+def test_nor_is_there_one_where_a_fault_ends_the_run(tmp_path):
+    with pytest.raises(FloatingPointError), guards.watchdog(tmp_path, 9.0, "one"):
+        raise FloatingPointError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_history_is_what_a_restored_step_has_seen(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert guards.history(path, 3) == []
