@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jinja2
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,7 +16,7 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install lm_
 
 from lm_eval.api.instance import Instance
 
-from camopd_jax import metrics, sharding
+from camopd_jax import metrics, sharding, templates
 from camopd_jax.engine import Policy
 from camopd_jax.evals import harness, likelihood
 from camopd_jax.models import load
@@ -284,7 +283,7 @@ def test_the_chat_template_and_its_bos(make, model):
     )
     assert lm.apply_chat_template([system, user]) == "What is a fever?"
     lm.tokenizer.chat_template = "{{ raise_exception('no') }}"
-    with pytest.raises(jinja2.TemplateError):
+    with pytest.raises(templates.Refused):
         lm.apply_chat_template([user])
 
 
