@@ -79,7 +79,7 @@ def test_no_file_for_people_no_output_and_no_shared_cache_holds_a_licensed_word(
 
 def test_nothing_that_a_model_computed_is_in_the_shared_cache(finished):
     home, _ = finished
-    assert {p.name for p in (home / "cache").iterdir()} == {"compiled"}
+    assert {p.name for p in (home / "cache").iterdir()} == {"checked", "compiled"}  # figures, and programs
     assert {p.name for p in (home / "run" / "cache").iterdir()} == {"evaluations", "specialised"}
 
 
