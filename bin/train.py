@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
             return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 
-        from camopd_jax import hosts, preflight, recover  # slow: not before the arguments are known to be right
+        from camopd_jax import guards, hosts, preflight, recover  # slow: not before the arguments are known to be right
 
         hosts.start(values.coordinator, values.processes, values.process, values.distributed)
         if values.check:
@@ -77,6 +77,8 @@ def main(argv: list[str]) -> int:
             return
         try:
             recover.run(config, workdir, values.allow_change)
+        except guards.Stopped:
+            raise
         except FloatingPointError as error:
             advice = f"what was saved in {workdir} is whole; try a smaller learning rate"
             raise FloatingPointError(f"{error}; {advice}") from None

@@ -42,7 +42,7 @@ class Checkpoints:
             read_only=read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._sum),
         )
-        self._saving = 0
+        self._saving, self._scored = 0, bool(keep_best)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -50,11 +50,19 @@ class Checkpoints:
 
     def save(self, state: TrainState, step: int, metrics: dict[str, float] | None = None) -> None:
         """Start saving; the devices are free again when this returns, the files follow in the background."""
-        if step != self.latest():
-            self.wait()
-            self._saving = step
-            with self._written():
-                self._manager.save(step, args=ocp.args.StandardSave(_plain(state)), metrics=metrics)
+        self.wait()
+        self._saving = step
+        with self._written():
+            self._manager.save(step, args=ocp.args.StandardSave(_plain(state)), metrics=metrics, force=True)
+
+    def score(self, state: TrainState, step: int, metrics: dict[str, float]) -> None:
+        """Save the newest checkpoint again, with the evaluation for which there was no time when it was saved.
+
+        Only so it can be kept as one of the best. Where there is no other to fall back on meanwhile, it stays as it is.
+        """
+        if self._scored and step == self.latest() and len(self.steps()) > 1:
+            self._manager.delete(step)
+            self.save(state, step, metrics)
 
     def steps(self) -> list[int]:
         """The steps that are kept."""

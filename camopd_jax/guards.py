@@ -66,7 +66,7 @@ def limits_of(c: ConfigDict, surrogate: bool) -> Limits:
 
 def history(path: Path, step: int) -> list[dict]:
     """The rows of metrics.jsonl up to a step as the writer has them, on every process."""
-    rows = [row for row in metrics.read_jsonl(path) if row["step"] <= step] if hosts.writer() else []
+    rows = metrics.kept_rows(path, step) if hosts.writer() else []
     return json.loads(hosts.from_writer(json.dumps(rows).encode()))
 
 
@@ -174,6 +174,10 @@ def summary_lines(rows: Sequence[dict]) -> list[str]:
     return [f"warning: {w['name']} of {w['branch']} at step {w['steps']}. {w['means']}" for w in summary(rows)]
 
 
+class Stopped(FloatingPointError):
+    """A spike stopped the run, before its update."""
+
+
 class Watch:
     """What the rows of a run so far ask for in the next step."""
 
@@ -184,11 +188,11 @@ class Watch:
         """Whether the update of a step is not made, as it is a spike.
 
         Raises:
-          FloatingPointError: if guard.on_spike is "stop".
+          Stopped: if guard.on_spike is "stop".
         """
         found = spikes(figures, branch, self._rows, self._limits)
         if found and self._limits.on_spike == "stop":
-            raise FloatingPointError(
+            raise Stopped(
                 f"step {step}, branch {branch}: {' and '.join(found.values())}, and guard.on_spike is 'stop'; with "
                 "'skip' the run goes on without such updates"
             )

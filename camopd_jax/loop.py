@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,24 +84,34 @@ def run(
     watch = guards.Watch(plan.limits, guards.history(workdir / "metrics.jsonl", done))
     log = metrics.RunLog(workdir, kept) if hosts.writer() else metrics.NoLog()
     progress = metrics.Progress(plan.title, plan.steps, done)
-    try:
+    with ExitStack() as ending:  # each of these, whatever the others raise
+        for close in (checkpoints.wait, log.close, progress.close):
+            ending.callback(close)
         with (
             _signals() as seen,
             guards.watchdog(workdir, plan.limits.stall_seconds, f"step {done}, evaluation") as now,
             finite.traced(steps, lambda: state.params),
         ):
-            there = [_has(workdir / f"{name}.jsonl", done) for name in ("eval", "diagnostics")]
-            evaluated, diagnosed = hosts.gather(there)[0][0]  # what the writer sees
+            evaluated, diagnosed = hosts.gather(_made(workdir, done))[0][0]  # what the writer sees
             if plan.due(done, plan.evaluate_every) and not evaluated:  # at the start, or left out for a signal
-                log.evaluation(finite.check_rows(system.evaluate(state.params, done), done))
+                rows = finite.check_rows(system.evaluate(state.params, done), done)
+                log.evaluation(rows)
+                checkpoints.score(state, done, _scores(rows))
             if plan.due(done, plan.diagnose_every) and not diagnosed:
                 log.diagnosis(system.diagnose(state, done))
+            log.sync()
             for step in range(done, plan.steps):
                 now(f"step {step + 1}")
                 clock, compiled = time.perf_counter(), metrics.compilations()
                 experience = system.collect(state, step)
                 checkpoints.wait()  # a save that still holds its copy of the state would double the update's memory
-                state, figures = update(steps, state, experience, step, watch.left_out)
+                try:
+                    state, figures = update(steps, state, experience, step, watch.left_out)
+                except guards.Stopped:  # the steps before are good
+                    if step > (checkpoints.latest() or 0):
+                        log.sync()
+                        checkpoints.save(state, step)
+                    raise
                 row = {"step": step + 1, "branch": experience.branch, **figures, **experience.metrics}
                 row["compilations"] = metrics.compilations() - compiled
                 row["seconds"] = time.perf_counter() - clock
@@ -118,7 +128,7 @@ def run(
                     if plan.due(step + 1, plan.evaluate_every):
                         rows = finite.check_rows(system.evaluate(state.params, step + 1), step + 1)
                         log.evaluation(rows)
-                        evaluated = {f"{r['task']}/{r['metric']}": r["value"] for r in rows}
+                        evaluated = _scores(rows)
                     if plan.due(step + 1, plan.diagnose_every):
                         log.diagnosis(system.diagnose(state, step + 1))
                     signum = _signal(seen)
@@ -126,11 +136,12 @@ def run(
                     log.sync()
                     checkpoints.save(state, step + 1, evaluated)
                 if signum:
+                    checkpoints.wait()  # here, where another signal does not end the process
                     raise Interrupted(signum, step + 1)
-    finally:
-        progress.close()
-        log.close()
-        checkpoints.wait()
+            checkpoints.wait()
+            signum = _signal(seen)
+            if signum:
+                raise Interrupted(signum, plan.steps)
     return state
 
 
@@ -139,8 +150,14 @@ def _signal(seen: list[int]) -> int:
     return hosts.agreed(seen[0] if seen else 0)
 
 
-def _has(path: Path, step: int) -> bool:
-    return any(row["step"] == step for row in metrics.read_jsonl(path))
+def _made(workdir: Path, step: int) -> list[bool]:
+    """On the writer, whether the evaluation and the diagnosis of a step are in the logs."""
+    files = [workdir / f"{name}.jsonl" for name in ("eval", "diagnostics")] if hosts.writer() else []
+    return [any(row["step"] == step for row in metrics.read_jsonl(file)) for file in files]
+
+
+def _scores(rows: list[dict]) -> dict[str, float]:
+    return {f"{row['task']}/{row['metric']}": row["value"] for row in rows}
 
 
 def update(

@@ -98,6 +98,7 @@ def put(path: Path, what: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(staged, path)
+        export.sync(path.parent)
     finally:
         staged.unlink(missing_ok=True)
 

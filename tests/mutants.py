@@ -648,7 +648,7 @@ MUTANTS = [
            "while replace or not directory.is_dir():", "while True:",
            WRITING + "of_two_at_once_the_first_stays_unless_it_is_to_be_replaced[False-2.0]"),
     Mutant("writing: named before it is on the disk", "models/export.py",
-           "            _sync(path)\n", "            pass\n",
+           "            sync(path)\n", "            pass\n",
            WRITING + "every_file_is_on_the_disk_before_the_directory_has_its_name"),
     Mutant("export: of a damaged checkpoint", "saved.py",
            "        if wrong:\n", "        if False:\n",

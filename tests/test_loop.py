@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 from test_checkpoint import largest
 
-from camopd_jax import loop, metrics, resume, sums
+from camopd_jax import loop, metrics, resume, sums, workdirs
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.types import Experience, System, TrainState
 
@@ -22,8 +23,11 @@ def state_of(params, key):
     return TrainState(params, (), jnp.int32(0), key)
 
 
-def run(workdir, signal_in=None):
-    """Steps that each halve one weight; a signal comes in one of them or in an evaluation. Gives what was measured."""
+def run(workdir, signal_in=None, plan=PLAN, best=None):
+    """Steps that each halve one weight; a signal comes in one of them or in an evaluation. Gives what was measured.
+
+    best: the step whose evaluation is the best; None: no checkpoint is kept for that.
+    """
     measured = []
 
     def at(place):
@@ -33,7 +37,8 @@ def run(workdir, signal_in=None):
     def row(kind, params, step):
         measured.append((kind, step))
         at((kind, step))
-        return [{"step": step, "model": "student", "task": kind, "metric": "w", "value": float(params["w"][0])}]
+        value = float(params["w"][0]) if best is None else abs(step - best)
+        return [{"step": step, "model": "student", "task": kind, "metric": "w", "value": value}]
 
     def collect(state, step):
         at(("step", step + 1))
@@ -51,11 +56,13 @@ def run(workdir, signal_in=None):
         abstract=abstract,
     )
     system = System(collect, lambda p, step: row("eval", p, step), lambda s, step: row("diagnosis", s.params, step))
-    with Checkpoints(workdir / "checkpoints", keep_last=2, keep_best=0, best_metric="") as checkpoints:
+    keep = {"keep_last": 2, "keep_best": 0 if best is None else 1, "best_metric": "eval/w"}
+    with Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
         try:
-            loop.run(system, steps, PLAN, workdir, checkpoints, lambda: start, jax.random.key(0))
+            loop.run(system, steps, plan, workdir, checkpoints, lambda: start, jax.random.key(0))
         except loop.Interrupted:
-            assert signal_in
+            if not signal_in:
+                raise
     return measured
 
 
@@ -88,13 +95,48 @@ def test_an_evaluation_in_which_a_signal_comes_is_not_made_twice(undisturbed, tm
     assert files(tmp_path) == undisturbed
 
 
+def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(undisturbed, tmp_path, monkeypatch):
+    real = sums.write
+
+    def write(directory, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        real(directory, step)
+
+    monkeypatch.setattr(sums, "write", write)
+    with pytest.raises(loop.Interrupted, match="at step 4; the state is saved"):
+        run(tmp_path)
+    assert resume.find(tmp_path).step == 4
+    assert files(tmp_path) == undisturbed
+
+
+def test_the_best_checkpoint_is_kept_although_a_signal_came_before_its_evaluation(tmp_path):
+    plan = loop.Plan("test", steps=8, evaluate_every=2, checkpoint_every=2)
+    for name, signals in (("undisturbed", ()), ("stopped", [("step", 4)])):
+        for signal_in in (*signals, None):
+            run(tmp_path / name, signal_in, plan, best=4)
+        assert workdirs.saved_steps(tmp_path / name) == [4, 6, 8]
+        assert files(tmp_path / name)[0] == files(tmp_path / "undisturbed")[0]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 40 + b"\n", b'{"step": 4, "bra', b"\xff\n"])
+def test_what_a_power_loss_leaves_behind_the_checkpoint_s_rows_does_not_matter(undisturbed, tmp_path, tail):
+    run(tmp_path, ("step", 3))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    run(tmp_path)
+    assert files(tmp_path) == undisturbed
+    assert metrics.steps_logged(tmp_path / "metrics.jsonl") == 4
+
+
 def test_rows_are_on_the_disk_before_a_checkpoint_is_saved(tmp_path, monkeypatch):
     done = []
     save, sync = Checkpoints.save, metrics.RunLog.sync
     monkeypatch.setattr(Checkpoints, "save", lambda self, *a: (done.append("save"), save(self, *a)))
     monkeypatch.setattr(metrics.RunLog, "sync", lambda self: (done.append("sync"), sync(self)))
     run(tmp_path)
-    assert done == ["sync", "save"] * 2
+    assert done == ["sync"] + ["sync", "save"] * 2  # the first: what a run that goes on makes up for
 
 
 def test_from_the_checkpoint_before_a_damaged_one_the_run_comes_to_the_same_end(undisturbed, tmp_path):

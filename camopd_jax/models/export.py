@@ -74,7 +74,7 @@ def writing(directory: Path, replace: bool) -> Iterator[Path]:
         except SafetensorError as error:
             raise OSError(f"{directory} could not be written ({error})") from error
         for path in [p for p in staged.rglob("*") if p.is_file()] + [staged]:
-            _sync(path)
+            sync(path)
         while replace or not directory.is_dir():
             if directory.is_symlink():
                 directory.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def writing(directory: Path, replace: bool) -> Iterator[Path]:
                     directory.rename(Path(tempfile.mkdtemp(dir=scratch)) / "replaced")
             with contextlib.suppress(FileExistsError, IsADirectoryError):  # another run was faster
                 _rename(staged, directory)
-                _sync(directory.parent)
+                sync(directory.parent)
                 break
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -98,7 +98,7 @@ def _rename(staged: Path, directory: Path) -> None:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Return when a file, or the list of a directory's files, is on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:

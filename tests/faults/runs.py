@@ -13,6 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import short
 
+from camopd_jax.checkpoint import UNFINISHED
+from camopd_jax.models import export
+
 ROOT = Path(__file__).parent.parent.parent
 TIMING = ("seconds", "tokens_per_second", "compilations")  # and all that begins with the first
 LOGS = ("metrics", "eval", "rollouts", "diagnostics", "answers")
@@ -104,5 +107,5 @@ def assert_same(workdir: Path, expected: dict) -> None:
     for name in expected:
         assert got[name] == expected[name], name
     assert (workdir / "report.html").stat().st_size > 10_000
-    left = [p for p in (*workdir.iterdir(), *(workdir / "checkpoints").iterdir()) if "tmp" in p.name]
-    assert not [p for p in left if p.suffix != ".tmp"], left
+    left = [p for p in workdir.rglob("*") if p.name.startswith(export.STAGED) or UNFINISHED in p.name]
+    assert not left, left

@@ -52,7 +52,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, copied
     damage(copied / "checkpoints" / "4")
     output = shared.completed(copied)
     assert "going on from the checkpoint at step 2" in output
-    assert any("damaged" in line and "4" in line for line in output.splitlines()), output
+    assert "checkpoints/4 is damaged" in output, output
     runs.assert_same(copied, expected)
 
 
@@ -110,5 +110,5 @@ def test_weights_that_are_not_finite_are_refused_before_anything_is_written(shar
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     code, output = shared.finish(tmp_path / "run", f"--config.teachers.domain=path:{tmp_path / 'model'}")
     assert code == 2, output
-    assert "up_proj" in runs.error_of(output) or "up" in runs.error_of(output)
+    assert "model.layers.1.mlp.up_proj.weight" in runs.error_of(output)
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -60,9 +61,7 @@ def stop(shared, workdir, seconds: float, signum: int) -> tuple[int, str]:
     process = shared.start(workdir)
     try:
         output, _ = process.communicate(timeout=seconds)
-    except TimeoutError:
-        raise
-    except Exception:
+    except subprocess.TimeoutExpired:
         process.send_signal(signum)
         output, _ = process.communicate(timeout=300)
     return process.returncode, output
