@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from camopd_jax import hosts, lock, metrics, sums, workdirs
+from camopd_jax import hosts, lock, metrics, rules, sums, workdirs
 from camopd_jax.checkpoint import UNFINISHED
 from camopd_jax.models import export
 from camopd_jax.models.conversion import cache_dir
@@ -111,6 +111,26 @@ def owning(
             held.release()
 
 
+def record_made(workdir: Path, name: str, made: list[str], allowed: Sequence[str]) -> None:
+    """Write into config.json which teacher a run made, before its recovery begins; all processes must call it.
+
+    Args:
+      made: source and fingerprint.
+      allowed: has teachers.NAME if it may be another than that of the recovery which is there.
+
+    Raises:
+      ValueError: if it is another.
+    """
+    with hosts.together():
+        if hosts.writer():
+            workdirs.check_same(workdir, {name: made}, {}, allowed)
+            record, done = workdirs.read_record(workdir), workdirs.saved_steps(workdir)
+            changes = workdirs.input_changes({name: made}, {}, record) if done else []
+            record["changes"] = record.get("changes", []) + [{"step": done[-1], **change} for change in changes]
+            record["models"][name] = made
+            metrics.write_json(workdir / "config.json", record, indent=2)
+
+
 def _refused(workdir: Path) -> str:
     return f"--workdir={workdir}: another run is going on there; wait for its end, or give another --workdir"
 
@@ -135,7 +155,11 @@ def _prepare(config, workdir: Path, models: dict, data: dict, allowed: Sequence[
     _set_aside(workdir, found)
     for stage in (workdir / "specialise").glob("*"):
         _set_aside(stage, find(stage))
-    metrics.write_config(workdir, config, models, data, _changes(config, workdir, models, data, found.step))
+    changes, made = _changes(config, workdir, models, data, found.step), {}
+    if found.step is not None:  # until `record_made` compares it
+        before, name = workdirs.read_record(workdir).get("models", {}), rules.specialised(config)
+        made = {name: before[name]} if name in before else {}
+    metrics.write_config(workdir, config, made | models, data, changes)
 
 
 def _clean(workdir: Path) -> None:

@@ -595,7 +595,7 @@ MUTANTS = [
            "if quick and size > SMALL:", "if size > SMALL or True:",
            CHECKPOINT + "damage_of_any_file_is_seen_and_named[one bit]"),
     Mutant("checkpoint: that of another step goes through", "sums.py",
-           "if str(step) != directory.name:", "if False:",
+           "if step is not None and str(step) != directory.name:", "if False:",
            CHECKPOINT + "files_and_whole_checkpoints_of_another_step_are_told_apart"),
     Mutant("checkpoint: a missing file goes through", "sums.py",
            'return f"{name} is missing"', "return None", CHECKPOINT + "damage_of_any_file_is_seen_and_named[gone]"),
