@@ -18,6 +18,10 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint until it i
 REASON = re.compile(r"\[os_error_code='(\d+)'")  # in what the library that writes the arrays says
 
 
+class Unreadable(ValueError):
+    """A checkpoint that cannot be read, and how to go on without it."""
+
+
 class Checkpoints:
     """The checkpoints of one run; a checkpoint's number is the updates done.
 
@@ -72,7 +76,7 @@ class Checkpoints:
         """A checkpoint (None: the newest), onto the shardings of `abstract` (a state of ShapeDtypeStructs).
 
         Raises:
-          ValueError: if it is damaged, or of another model or optimiser.
+          Unreadable: if it is damaged, or of another model or optimiser.
         """
         got = self._read(step, ocp.args.StandardRestore(_plain(abstract)))
         return abstract.replace(**got | {"key": jax.random.wrap_key_data(got["key"])})
@@ -81,7 +85,7 @@ class Checkpoints:
         """The parameters alone of a checkpoint, as `restore` places them.
 
         Raises:
-          ValueError: if it is damaged, or of another model.
+          Unreadable: if it is damaged, or of another model.
         """
         where = ocp.checkpoint_utils.construct_restore_args({"params": abstract})
         wanted = ocp.args.PyTreeRestore({"params": abstract}, restore_args=where, partial_restore=True)
@@ -92,9 +96,12 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=wanted)
         except (ValueError, OSError, KeyError) as error:
-            raise ValueError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read; move it away, and the run goes "
-                f"on from the one before ({' '.join(str(error).split())[:200]})"
+            before = max((s for s in self.steps() if s < step), default=None)
+            then = "begins again" if before is None else f"goes on from step {before}"
+            raise Unreadable(
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read "
+                f"({' '.join(str(error).split())[:200]}); unless it is of another model or optimiser, move it away, "
+                f"and the run {then}"
             ) from error
 
     def wait(self) -> None:

@@ -58,9 +58,10 @@ def take(path: Path, refused: str) -> Lock:
 
 def check(path: Path, refused: str) -> None:
     """Raise ValueError, as `take` does, if another process has the lock of a file; nothing is made or changed."""
-    if not path.exists():
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    fd = os.open(path, os.O_RDWR)
     try:
         if _patiently(fd) is False:
             raise ValueError(f"{refused}: {_words(_record(fd))}")

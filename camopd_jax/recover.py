@@ -16,6 +16,7 @@ from camopd_jax import (
     outcome,
     preflight,
     resume,
+    rules,
     scoring,
     sft,
 )
@@ -47,14 +48,15 @@ def run(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
     clock = time.monotonic()
     checked = preflight.check(config, workdir, allowed)
     with resume.owning(config, workdir, checked.models, checked.data, allowed):
-        _run(config, checked.read, workdir, clock)
+        _run(config, checked.read, workdir, allowed, clock)
 
 
-def _run(config: ConfigDict, read: Inputs, workdir: Path, clock: float) -> None:
+def _run(config: ConfigDict, read: Inputs, workdir: Path, allowed: Sequence[str], clock: float) -> None:
     student = Student(read.engine, read.base)
     teachers = {n: student.given(m, read.models["general"], config.seed) for n, m in read.models.items()}
     if read.specialised:
-        teachers[read.specialised] = specialise(read, student, workdir)
+        made = teachers[read.specialised] = specialise(read, student, workdir)
+        resume.record_made(workdir, read.specialised, [rules.SPECIALISE, made.fingerprint], allowed)
     teachers = {name: teachers[name] for name in read.branches}
     evaluate = _full_evaluation(read, teachers, workdir)
     found: dict[str, cached.Evaluation] = {}
@@ -81,6 +83,8 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
     config, engine, s = read.config, read.engine, read.config.specialise
     home = read.made_at(workdir)
     stage = workdir / "specialise" / home.name  # another recipe must not go on from this one's checkpoints
+    for wrong in student.remove_damaged(home):
+        print(f"WARNING: the {read.specialised} teacher in {home} is damaged ({wrong}); it is made again", flush=True)
     if any(hosts.absent(home)):
         optimizer = make_optimizer(**s.optim, decay_steps=s.steps)
         steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from camopd_jax import hosts, lock, metrics, sums, workdirs
-from camopd_jax.checkpoint import UNFINISHED
+from camopd_jax import hosts, lock, metrics, rules, sums, workdirs
+from camopd_jax.checkpoint import UNFINISHED, Unreadable
 from camopd_jax.models import export
 from camopd_jax.models.conversion import cache_dir
 
 LOCK = "lock"
 DAMAGED = "damaged"  # the directory of a workdir into which damaged checkpoints are moved
 FULL = {errno.ENOSPC, errno.EDQUOT}
+NOT_WRITTEN = {*FULL, errno.EFBIG, errno.EROFS}  # codes of what happens to who writes, and to nobody who reads
 
 
 class Fault(Exception):
@@ -111,6 +112,26 @@ def owning(
             held.release()
 
 
+def record_made(workdir: Path, name: str, made: list[str], allowed: Sequence[str]) -> None:
+    """Write into config.json which teacher a run made, before its recovery begins; all processes must call it.
+
+    Args:
+      made: source and fingerprint.
+      allowed: has teachers.NAME if it may be another than that of the recovery which is there.
+
+    Raises:
+      ValueError: if it is another.
+    """
+    with hosts.together():
+        if hosts.writer():
+            workdirs.check_same(workdir, {name: made}, {}, allowed)
+            record, done = workdirs.read_record(workdir), workdirs.saved_steps(workdir)
+            changes = workdirs.input_changes({name: made}, {}, record) if done else []
+            record["changes"] = record.get("changes", []) + [{"step": done[-1], **change} for change in changes]
+            record["models"][name] = made
+            metrics.write_json(workdir / "config.json", record, indent=2)
+
+
 def _refused(workdir: Path) -> str:
     return f"--workdir={workdir}: another run is going on there; wait for its end, or give another --workdir"
 
@@ -135,12 +156,16 @@ def _prepare(config, workdir: Path, models: dict, data: dict, allowed: Sequence[
     _set_aside(workdir, found)
     for stage in (workdir / "specialise").glob("*"):
         _set_aside(stage, find(stage))
-    metrics.write_config(workdir, config, models, data, _changes(config, workdir, models, data, found.step))
+    changes, made = _changes(config, workdir, models, data, found.step), {}
+    if found.step is not None:  # until `record_made` compares it
+        before, name = workdirs.read_record(workdir).get("models", {}), rules.specialised(config)
+        made = {name: before[name]} if name in before else {}
+    metrics.write_config(workdir, config, made | models, data, changes)
 
 
 def _clean(workdir: Path) -> None:
     """Remove what a killed run left half written, and from the cache what nobody can be writing any more."""
-    for directory in (workdir, *(workdir / "specialise").glob("*")):
+    for directory in (workdir, *(workdir / "specialise").glob("*"), *(workdir / "cache").glob("*")):
         export.clean(directory, older=0)
         for path in (directory / "checkpoints").glob(f"*{UNFINISHED}*"):
             shutil.rmtree(path)
@@ -184,13 +209,25 @@ def _changes(config, workdir: Path, models: dict, data: dict, step: int | None) 
 def _late(workdir: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError) as error:
-        text, code = str(error), getattr(error, "errno", None)
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.filename} could not be written: {error.strerror}" if error.filename else error.strerror
-        saved = workdirs.saved_steps(workdir)
-        whole = f"the checkpoints up to step {saved[-1]} are whole" if saved else "there is no checkpoint of it yet"
+    except Unreadable as error:  # which says how to go on
+        raise Fault(str(error)) from error
+    except ValueError as error:  # which the same command may well meet again
+        raise Fault(f"{error}; in {workdir} {_kept(workdir)[0]}") from error
+    except OSError as error:
+        text, (whole, then) = str(error), _kept(workdir)
+        if error.strerror:
+            what = " could not be written" if error.errno in NOT_WRITTEN else ""
+            text = f"{error.filename}{what}: {error.strerror}" if error.filename else error.strerror
         ways = {errno.EFBIG: "raise the limit of file sizes (ulimit -f), and "}
-        how = ways.get(code, "make room there, and " if code in FULL else "")
-        begins = "goes on from there" if saved else "begins again"
-        raise Fault(f"{text}; in {workdir} {whole}: {how}the same command {begins}") from error
+        how = ways.get(error.errno, "make room, and " if error.errno in FULL else "")
+        raise Fault(f"{text}; in {workdir} {whole}: {how}the same command {then}") from error
+
+
+def _kept(workdir: Path) -> tuple[str, str]:
+    """What a run has saved, and what the same command then does."""
+    if saved := workdirs.saved_steps(workdir):
+        return f"the checkpoints up to step {saved[-1]} are whole", "goes on from there"
+    made = [step for stage in (workdir / "specialise").glob("*") for step in workdirs.saved_steps(stage)]
+    if made:
+        return f"the checkpoints of the specialisation up to step {max(made)} are whole", "goes on from there"
+    return "there is no checkpoint of it yet", "begins again"

@@ -1,13 +1,18 @@
 """What of the student trains and where its weights lie: all of them, or an adapter beside weights held once."""
 
+import contextlib
 import functools
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+from safetensors import SafetensorError
 
-from camopd_jax import hosts
+from camopd_jax import hosts, sums
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.models import export, load, lora, weights
 from camopd_jax.models.load import Model
@@ -82,17 +87,50 @@ class Student:
     def save(self, directory: Path, trained: Params) -> None:
         """Write what `made` reads, on every host: a model directory, or an adapter in the PEFT library's layout.
 
-        What another run has put there meanwhile stays, unless a process of this run may have something else there.
+        The sums of its files are beside them. What another run has put there meanwhile stays, unless a process of this
+        run may have something else there.
         """
         replace = hosts.count() > 1
 
         def save(write: bool) -> None:
-            if self._adapters:
-                lora.save(directory, trained, self.engine.cfg.lora, self.base.source, write, replace)
-            else:
-                self.export(directory, trained, MASTER, write, replace)
+            with export.writing(directory, replace) if write else contextlib.nullcontext(directory) as staged:
+                if self._adapters:
+                    lora.save(staged, trained, self.engine.cfg.lora, self.base.source, write)
+                else:
+                    self.export(staged, trained, MASTER, write)
+                if write:
+                    sums.write(staged, step=None)
 
         hosts.write(directory, save)
+
+    def damage(self, directory: Path) -> str | None:
+        """What is wrong with what `save` wrote; None: nothing that can be seen.
+
+        What a version that wrote no sums has left there counts as whole if it opens.
+        """
+        if (directory / sums.FILE).exists():
+            return sums.damage(directory, quick=False)
+        try:
+            self.made(directory)
+        except (ValueError, OSError, KeyError, SafetensorError) as error:
+            return " ".join(str(error).split())
+        return None
+
+    def remove_damaged(self, directory: Path) -> list[str]:
+        """Remove what `save` wrote on every host where it is damaged; says what was wrong there. All must call this."""
+
+        def remove() -> str | None:
+            wrong = self.damage(directory) if directory.is_dir() else None
+            if wrong:  # out of the way first: a kill may leave no part of it under its name
+                scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=export.STAGED))
+                with contextlib.suppress(FileNotFoundError):  # another run has just done so
+                    directory.rename(scratch / "damaged")
+                shutil.rmtree(scratch)
+            return wrong
+
+        with hosts.together():
+            found = [wrong for wrong, _ in hosts.gather(hosts.in_turn(remove))]
+        return [wrong for wrong in dict.fromkeys(found) if wrong]
 
     def export(self, directory: Path, trained: Params, dtype: str, write: bool, replace: bool = True) -> None:
         """Write the student as a model directory, its adapter merged into the weights; all processes must call it."""
@@ -117,7 +155,8 @@ class Student:
                 held=True,
             )
 
-        fingerprint = f"{self.base.fingerprint}-{directory.name}"
+        with (directory / lora.FILE).open("rb") as file:
+            fingerprint = f"{self.base.fingerprint}-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
         return Teacher(
             policy(1.0), fingerprint, lambda: self._place_adapter(adapter, MASTER), lambda alpha: policy(1.0 - alpha)
         )

@@ -1,4 +1,4 @@
-"""SHA-256 of every file of a checkpoint: written before it gets its name, compared before a run goes on from it."""
+"""SHA-256 of every file of a checkpoint or a made teacher: written before it has its name, compared before its use."""
 
 import functools
 import hashlib
@@ -14,8 +14,12 @@ SMALL = 1 << 20  # bytes of a file that are looked at even in a quick comparison
 THREADS = 8  # hashing leaves Python's lock alone, so that it takes as many cores as there are
 
 
-def write(directory: Path, step: int) -> None:
-    """Write the sums of all files of a checkpoint beside them, after every file has reached the disk."""
+def write(directory: Path, step: int | None) -> None:
+    """Write the sums of all files of a directory beside them, after every file has reached the disk.
+
+    Args:
+      step: of a checkpoint; None: the directory is none.
+    """
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory).as_posix() not in LATER)
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda p: [p.stat().st_size, _digest(p, durable=True)], files)
@@ -27,19 +31,24 @@ def write(directory: Path, step: int) -> None:
 
 
 def damage(directory: Path, quick: bool) -> str | None:
-    """What is wrong with a checkpoint, whose directory is named by its step; None: nothing that can be seen.
+    """What is wrong with a directory of which `write` wrote the sums; None: nothing that can be seen.
+
+    A checkpoint's directory is named by its step. Without sums it is whole as far as can be seen if no checkpoint
+    beside it has any, as those of a version that wrote none.
 
     Args:
       quick: compare the size of every file, and the contents of small ones alone.
     """
-    if not (directory / FILE).exists():  # of a version that wrote none
+    if not (directory / FILE).exists():
+        if any(path.parent.name.isdigit() for path in directory.parent.glob(f"*/{FILE}")):
+            return f"{FILE} is missing"
         return next((f"{n} is missing or empty" for n in NEEDED if not _size(directory / n)), None)
     try:
         record = json.loads((directory / FILE).read_text())
         step, files = record["step"], [(name, size, digest) for name, (size, digest) in record["files"].items()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{FILE} cannot be read"
-    if str(step) != directory.name:
+    if step is not None and str(step) != directory.name:
         return f"it is the checkpoint of step {step}"
     with ThreadPoolExecutor(THREADS) as pool:
         return next(filter(None, pool.map(lambda f: _difference(directory, *f, quick), files)), None)

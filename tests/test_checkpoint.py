@@ -132,6 +132,8 @@ def test_sums_that_cannot_be_read_are_damage(newest, text):
 
 def test_a_checkpoint_without_sums_is_of_an_older_version_and_needs_its_main_files(newest):
     (newest / sums.FILE).unlink()
+    assert sums.damage(newest, quick=False) == "sha256.json is missing", "step 2 has them, so that step 4 had them"
+    (newest.parent / "2" / sums.FILE).unlink()
     assert sums.damage(newest, quick=False) is None
     (newest / "default" / "manifest.ocdbt").write_bytes(b"")
     assert sums.damage(newest, quick=False) == "default/manifest.ocdbt is missing or empty"

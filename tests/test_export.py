@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from test_checkpoint import largest
 
-from camopd_jax import inputs, lock, metrics, recover, resume
+from camopd_jax import inputs, lock, metrics, recover, resume, saved, sums
+from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.models import decoder, load
 from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.sft import objective
@@ -118,6 +119,22 @@ def test_a_damaged_step_is_refused_and_nothing_there_is_changed(run, tmp_path, c
     assert main(["export.py", str(damaged), f"--out={tmp_path / 'four'}", "--step=4"]) == 0
     assert_holds(tmp_path / "four", run[1][4], "float32")
     assert {p: p.read_bytes() for p in damaged.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("while_", ["compared", "read"])
+def test_a_step_that_the_run_removes_meanwhile_is_not_called_damaged(run, tmp_path, capsys, monkeypatch, while_):
+    live = Path(shutil.copytree(run[0], tmp_path / "run"))
+    monkeypatch.setattr(saved, "REMOVED_SECONDS", 0)
+    owner, name = {"compared": (sums, "damage"), "read": (Checkpoints, "params")}[while_]
+    real = getattr(owner, name)
+
+    def late(*arguments, **named):
+        shutil.rmtree(live / "checkpoints" / "4")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, late)
+    said = line_of(capsys, [live, f"--out={tmp_path / 'out'}", "--step=4"])
+    assert "the run has just removed its checkpoint of step 4; it has kept the steps 6" in said
 
 
 def test_a_run_of_an_older_version_is_exported_while_a_run_has_the_workdir(run, tmp_path):

@@ -60,6 +60,20 @@ def test_to_look_makes_nothing(path):
     assert not path.parent.exists()
 
 
+def test_to_look_while_the_holder_ends_is_no_error(path, monkeypatch):
+    held, real = lock.take(path, ""), os.open
+
+    def open_(*arguments):
+        held.release()
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", open_)
+        lock.check(path, "taken already")
+    (path.parent / "file").touch()
+    lock.check(path.parent / "file" / "lock", "")
+
+
 def test_one_who_only_looks_does_not_keep_a_run_from_starting(path, monkeypatch):
     path.parent.mkdir()
     with path.open("w") as file:

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import kept
+import mistakes
 import pytest
 from kept import CONFIG, DATA, MODELS, STEPS, logged, start
 from test_checkpoint import files_of_at_most, largest
 
-from camopd_jax import cli, hosts, metrics, resume, workdirs
+from camopd_jax import cli, hosts, metrics, recover, resume, workdirs
 from camopd_jax.checkpoint import UNFINISHED
 from camopd_jax.models import export
 
@@ -137,7 +138,7 @@ def test_a_run_that_another_one_began_since_the_checks_is_checked_again(run):
 
 def test_what_a_killed_run_left_half_written_goes_and_what_is_a_user_s_stays(run, tmp_path):
     left = [run / f"{export.STAGED}metrics.jsonl-host-1", run / "specialise" / "abc" / f"{export.STAGED}x",
-            run / "checkpoints" / f"8{UNFINISHED}"]  # fmt: skip
+            run / "checkpoints" / f"8{UNFINISHED}", run / "cache" / "specialised" / f"{export.STAGED}z"]  # fmt: skip
     others = [tmp_path / "cache" / "specialised" / f"{export.STAGED}y", run / "notes.tmp"]
     for path in left + others:
         path.mkdir(parents=True)
@@ -148,11 +149,13 @@ def test_what_a_killed_run_left_half_written_goes_and_what_is_a_user_s_stays(run
 
 @pytest.mark.parametrize("error, says", [
     (OSError(28, "No space left on device", "export/a"), "export/a could not be written: No space left on device; in"),
-    (OSError(28, "No space left on device"), "make room there, and the same command goes on from there"),
+    (OSError(28, "No space left on device"), "device; in RUN the checkpoints up to step 6 are whole: make room, and"),
+    (OSError(30, "Read-only file system", "a"), "a could not be written: Read-only file system; in"),
+    (OSError(2, "No such file or directory", "model.safetensors"), "model.safetensors: No such file or directory; in"),
     (OSError(27, "File too large", "a"), "raise the limit of file sizes"),
     (ValueError("lines\nof text"), "lines\nof text; in"),
     (hosts.Told("of another process"), "of another process; in"),
-], ids=["named", "unnamed", "too large", "a value", "told"])  # fmt: skip
+], ids=["named", "unnamed", "read-only", "read", "too large", "a value", "told"])  # fmt: skip
 def test_a_late_fault_says_what_is_whole_and_has_exit_code_1(run, error, says, capsys, monkeypatch):
     def go(rest):
         with resume.owning(CONFIG, run, MODELS, DATA, ()):
@@ -160,7 +163,8 @@ def test_a_late_fault_says_what_is_whole_and_has_exit_code_1(run, error, says, c
 
     with pytest.raises(resume.Fault, match="the checkpoints up to step 6 are whole") as fault:
         go([])
-    assert says in str(fault.value)
+    assert says.replace("RUN", str(run)) in str(fault.value)
+    assert str(fault.value).endswith("the same command goes on from there") == isinstance(error, OSError)
     assert not (run / resume.LOCK).exists()
     left = []
     monkeypatch.setattr(hosts, "leave", lambda error, code, show: left.append((type(error), code)))
@@ -170,10 +174,27 @@ def test_a_late_fault_says_what_is_whole_and_has_exit_code_1(run, error, says, c
     assert left == [(hosts.Told if isinstance(error, hosts.Told) else resume.Fault, 1)]
 
 
-def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
-    with pytest.raises(resume.Fault, match="there is no checkpoint of it yet: the same command begins again"):
-        with resume.owning(CONFIG, tmp_path / "run", MODELS, DATA, ()):
-            raise ValueError("odd")
+def test_a_checkpoint_that_cannot_be_read_is_told_with_what_then_goes_on_and_nothing_else(run):
+    shutil.rmtree(run / "checkpoints" / "6" / "default" / "d")
+    with pytest.raises(resume.Fault) as fault:
+        with resume._late(run), recover.checkpoints_of(CONFIG, run, read_only=True) as checkpoints:
+            checkpoints.restore(mistakes.state())
+    said = str(fault.value)
+    assert said.startswith(f"the checkpoint {run / 'checkpoints' / '6'} cannot be read (")
+    assert said.endswith("move it away, and the run goes on from step 4") and "whole" not in said
+
+
+def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(run, tmp_path):
+    def ends(says: str) -> None:
+        with pytest.raises(resume.Fault, match=f"{says}$"), resume.owning(CONFIG, tmp_path / "new", MODELS, DATA, ()):
+            raise OSError("odd")
+
+    ends("there is no checkpoint of it yet: the same command begins again")
+    stage = tmp_path / "new" / "specialise" / "abc"
+    stage.mkdir(parents=True)
+    shutil.move(run / "checkpoints", stage)
+    shutil.copy(run / "metrics.jsonl", stage)
+    ends("the checkpoints of the specialisation up to step 6 are whole: the same command goes on from there")
 
 
 def test_a_full_disk_at_the_start_is_a_mistake_that_leaves_the_run_as_it_was(run):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from camopd_jax import data, packing, sharding, step
+from camopd_jax import data, packing, sharding, step, sums
 from camopd_jax.engine import Engine, Numerics
 from camopd_jax.models import decoder, load, lora
 from camopd_jax.models.decoder import Lora
@@ -315,3 +315,33 @@ def test_a_response_ends_at_any_stop_id():
     assert stops.any() and (response[stops] == 7).any() and (response[stops] == 9).any()
     np.testing.assert_array_equal(engine.ended(sampled), stops.any(axis=1))
     np.testing.assert_array_equal(stops.sum(axis=1) <= 1, True)
+
+
+def damaged(file, how):
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    file.write_bytes({"cut": whole[:middle], "zeroed": whole[:middle] + bytes(64) + whole[middle + 64 :]}[how])
+
+
+@pytest.mark.parametrize("how", [None, ADAPTER])
+def test_a_made_teacher_that_is_damaged_is_removed_and_one_that_is_whole_is_not(tmp_path, how):
+    student, home = build(random_model()[0], how), tmp_path / "made"
+    trained = disturbed(student.fresh(0))
+    assert student.remove_damaged(home) == []
+    student.save(home, trained)
+    fingerprint = student.made(home).fingerprint
+    assert student.remove_damaged(home) == [] and student.made(home).fingerprint == fingerprint
+    weights = next(home.glob("*model.safetensors"))
+    for way, says in (("zeroed", f"the contents of {weights.name} have changed"), ("cut", f"{weights.name} has ")):
+        damaged(weights, way)
+        (wrong,) = student.remove_damaged(home)
+        assert wrong.startswith(says) and list(tmp_path.iterdir()) == []
+        student.save(home, trained)
+        assert student.made(home).fingerprint == fingerprint
+    (home / sums.FILE).unlink()  # as of a version that wrote none
+    assert student.damage(home) is None
+    student.save(tmp_path / "other", disturbed(student.fresh(0), seed=4))
+    assert student.made(tmp_path / "other").fingerprint != fingerprint
+    damaged(weights, "cut")
+    (wrong,) = student.remove_damaged(home)
+    assert "\n" not in wrong and not home.exists()

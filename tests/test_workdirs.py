@@ -8,7 +8,7 @@ import kept
 import pytest
 from kept import CONFIG, changed, start
 
-from camopd_jax import metrics, workdirs
+from camopd_jax import metrics, resume, workdirs
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,22 @@ def test_a_run_without_a_checkpoint_begins_with_any_config(tmp_path):
     start(CONFIG, tmp_path / "run")
     start(changed(CONFIG, seed=3), tmp_path / "run")
     assert record(tmp_path / "run")["changes"] == []
+
+
+def test_the_teacher_that_a_run_made_stays_the_same_unless_another_is_allowed(run, tmp_path, capsys):
+    def begins(workdir: Path, fingerprint: str, allowed=()) -> None:
+        with resume.owning(CONFIG, workdir, kept.MODELS, kept.DATA, allowed):
+            resume.record_made(workdir, "domain", ["specialise", fingerprint], allowed)
+
+    for fingerprint in ("aaaa", "bbbb"):  # no checkpoint yet: nothing that another teacher would not fit
+        begins(tmp_path / "new", fingerprint)
+        assert record(tmp_path / "new")["models"] == kept.MODELS | {"domain": ["specialise", fingerprint]}
+    begins(run, "aaaa")  # a run of an older version, which kept none
+    begins(run, "aaaa")
+    with pytest.raises(resume.Fault, match=r"config.teachers.domain: specialise bbbb is not the .* specialise aaaa"):
+        begins(run, "bbbb")
+    assert record(run)["models"]["domain"] == ["specialise", "aaaa"] and record(run)["changes"] == []
+    begins(run, "bbbb", ["teachers.domain"])
+    assert record(run)["models"]["domain"] == ["specialise", "bbbb"]
+    (change,) = record(run)["changes"]
+    assert change | {"before": ""} == {"step": 6, "key": "teachers.domain", "before": "", "now": "specialise bbbb"}

@@ -18,6 +18,8 @@ from camopd_jax.models.export import writing
 from camopd_jax.models.huggingface import tensor_name
 from camopd_jax.types import Params
 
+FILE = "adapter_model.safetensors"
+
 
 def is_adapter(name: str) -> bool:
     return name.endswith(("_lora_a", "_lora_b"))
@@ -63,7 +65,7 @@ def save(directory: Path, adapter: Params, lora: Lora, base: str, write: bool = 
     if not write:
         return
     with writing(directory, replace) as staged:
-        save_file(tensors, staged / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, staged / FILE, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -79,7 +81,7 @@ def save(directory: Path, adapter: Params, lora: Lora, base: str, write: bool = 
 
 def load(directory: Path, cfg: DecoderConfig, shapes: Params) -> Params:
     """The adapter that `save` wrote, stacked over layers, on the host."""
-    tensors = load_file(directory / "adapter_model.safetensors")
+    tensors = load_file(directory / FILE)
     names = [name for name in shapes["layers"] if is_adapter(name)]
     return {"layers": {n: np.stack([tensors[_peft_name(n, i)] for i in range(cfg.layers)]) for n in names}}
 
