@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import guards, licensed, shown, workdirs
+from camopd_jax import guards, licensed, shown, templates, workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.camopd.teachers import IDLE
@@ -130,6 +130,7 @@ def check_config(config: ConfigDict) -> int:
     one_of("export.dtype", PRECISIONS)
     one_of("rollout.long_prompts", LONG_PROMPTS)
     one_of("chat.thinking", THINKING)
+    need("chat.date", templates.is_date, "a day as in 2026-01-01")
     one_of("student", names)
     need("camopd.cycle", lambda v: len(v) > 0 and set(v) <= set(names), f"a non-empty tuple of branches out of {names}")
     need("camopd.weight_band", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")

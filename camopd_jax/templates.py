@@ -7,6 +7,7 @@ it and nothing else.
 """
 
 import atexit
+import datetime
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator, Sequence
 
 SECONDS = 5.0  # of processor time for a request, which compiles the template
@@ -38,11 +40,20 @@ _lock = threading.Lock()
 _process: subprocess.Popen | None = None
 
 
-def render(template: str, conversations: Sequence[list[dict]], options: dict) -> list[str]:
+def is_date(text: str) -> bool:
+    """Whether a text is a day as `render` takes it."""
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def render(template: str, conversations: Sequence[list[dict]], options: dict, date: str) -> list[str]:
     """The text of each conversation in a chat template.
 
     Args:
       options: of transformers' render_jinja_template (add_generation_prompt, ...), and the template's own variables.
+      date: YYYY-MM-DD, today for a template that asks: a run that goes on tomorrow has the prompts of today.
 
     Raises:
       Refused: at the first conversation that the template refuses, or for which it takes too much.
@@ -52,7 +63,7 @@ def render(template: str, conversations: Sequence[list[dict]], options: dict) ->
     rendered: list[str] = []
     with _lock:
         for request in _requests(conversations):
-            asked = json.dumps({"template": template, "conversations": request, "options": options})
+            asked = json.dumps({"template": template, "conversations": request, "options": options, "date": date})
             texts, error = _asked(asked.encode() + b"\n", len(request))
             rendered += texts
             if error:
@@ -125,13 +136,18 @@ def _ending(process: subprocess.Popen) -> str:
     )
 
 
-def _answers(template: str, conversations: list, options: dict) -> Iterator[tuple[str | None, str | None]]:
+def _answers(template: str, conversations: list, options: dict, date: str) -> Iterator[tuple[str | None, str | None]]:
     """(text, None) or (None, what is wrong) of each conversation, up to the first that goes wrong."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
+
+    today = datetime.datetime.fromisoformat(date)
+    chat_template_utils.datetime = types.SimpleNamespace(now=lambda: today)  # of strftime_now
 
     for messages in conversations:
         try:
-            found = render_jinja_template(conversations=[messages], chat_template=template, **options)
+            found = chat_template_utils.render_jinja_template(
+                conversations=[messages], chat_template=template, **options
+            )
             (text,) = found[0] if isinstance(found, tuple) else found
         except MemoryError:
             yield None, f"it takes more than {MEMORY / 1e9:g} GB of memory"

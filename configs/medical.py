@@ -50,6 +50,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.chat = ConfigDict()  # how the chat template of the student's tokenizer is filled
     c.chat.system = ""  # system message of conversations that have none; "": none
     c.chat.thinking = "template"  # enable_thinking: "on", "off", or "template": as it does by itself
+    c.chat.date = "2026-01-01"  # what templates that ask for today's date are told; the real one changes the prompts
 
     c.specialise = ConfigDict()
     c.specialise.source = ""  # conversations to learn from; "": those of the branch whose teacher is made

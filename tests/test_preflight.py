@@ -99,7 +99,7 @@ def test_a_source_that_is_smaller_than_a_batch_is_told():
     assert warning == "warning: data.general: 1 prompts for 2 of a step; some stand in it twice"
 
 
-PLAIN = Chat(system="", thinking="template")
+PLAIN = Chat(system="", thinking="template", date="2026-01-01")
 
 
 def other(old, new):
@@ -145,12 +145,12 @@ def test_every_sample_and_the_options_of_the_config_are_rendered():
     assert renderings.difference(refuses, ours, PLAIN) is None, "what the student's template refuses does not come up"
     assert len(renderings.prompts(refuses, PLAIN)) == 2
     with pytest.raises(ValueError, match=r"a plain question: the chat template refuses it \(no system\)"):
-        renderings.prompts(refuses, Chat(system="Be brief.", thinking="template"))
+        renderings.prompts(refuses, Chat(system="Be brief.", thinking="template", date="2026-01-01"))
     thinking = other(
         "assistant\n", "assistant\n{% if enable_thinking is defined and not enable_thinking %}-{% endif %}"
     )
     assert renderings.difference(ours, thinking, PLAIN) is None
-    assert "is '-'" in renderings.difference(ours, thinking, Chat(system="", thinking="off"))
+    assert "is '-'" in renderings.difference(ours, thinking, Chat(system="", thinking="off", date="2026-01-01"))
 
 
 def tokenizers(**changes):

@@ -21,7 +21,7 @@ from camopd_jax.models import conversion, export, gguf_file, load
 from camopd_jax.models.huggingface import read_json
 
 ROOT = Path(__file__).parent.parent
-PLAIN = chat.Chat(system="", thinking="template")
+PLAIN = chat.Chat(system="", thinking="template", date="2026-01-01")
 ASK = data.Prompt("p", [{"role": "user", "content": "Hi"}])
 SEEN = []  # (event, arguments) of Python's audit, while a test listens
 LISTENING = []
@@ -269,7 +269,7 @@ def test_renderings_are_those_of_transformers(tokenizer):
     talk = [{"role": "user", "content": "Hé 😀 \x00 <b>"}, {"role": "assistant", "content": "a\n"}]
     for options in ({"add_generation_prompt": True}, {"continue_final_message": True}, {"enable_thinking": False}):
         expected = tokenizer.apply_chat_template(talk, tokenize=False, **options)
-        assert chat.fill(tokenizer, [talk, talk], **options) == [expected, expected]
+        assert chat.fill(tokenizer, [talk, talk], date=PLAIN.date, **options) == [expected, expected]
 
 
 def test_the_process_of_templates_gets_no_secret_and_writes_no_file(tokenizer, monkeypatch):
