@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from camopd_jax import chat, cli, data, shown, sources, templates
 from camopd_jax.models import conversion, export, gguf_file, load
@@ -115,11 +116,30 @@ def test_a_model_that_asks_for_its_own_code_is_refused(model, name):
     assert f"{name} has auto_map" in says(load.load, f"path:{model}")
 
 
+def test_an_auto_map_that_names_nothing_is_none(model):
+    for name in ("config.json", "tokenizer_config.json"):
+        edit(model / name, auto_map=None)
+    load.load(f"path:{model}")
+
+
 @pytest.mark.parametrize("end", [".bin", ".pt", ".pth", ".ckpt"])
 def test_a_pickle_in_the_place_of_weights_is_named(model, end):
     (model / "model.safetensors").unlink()
     (model / f"pytorch_model{end}").write_bytes(pickle.dumps({"a": 1}))
     assert f"pytorch_model{end} can hold code and is never read" in says(load.load, f"path:{model}")
+
+
+def test_weights_of_a_type_that_numpy_has_not_are_one_line(model):
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    head, body = {}, b""
+    for name, array in tensors.items():
+        kind, data = ("F8_E4M3", bytes(array.size)) if name == "model.norm.weight" else ("F32", array.tobytes())
+        head[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (len(body), len(body) + len(data))}
+        body += data
+    text = json.dumps(head).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    assert "model.norm.weight is of F8_E4M3; allowed are F64, F32, F16, BF16" in says(load.load, f"path:{model}")
 
 
 # ---- sizes in the files of a model
