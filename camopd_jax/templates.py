@@ -93,12 +93,12 @@ def _asked(request: bytes, answers: int) -> tuple[list[str], str]:
         process.stdin.flush()
         while len(texts) < answers:
             line = process.stdout.readline()
-            text, error = json.loads(line) if line else (None, _ending(process))
+            text, error = json.loads(line) if line else (None, _ending(process, answers))
             if text is None:
                 return texts, error
             texts.append(text)
     except BrokenPipeError:
-        return texts, _ending(process)
+        return texts, _ending(process, answers)
     except BaseException:  # with answers that nobody read it is of no use any more
         _stop(process)
         raise
@@ -114,6 +114,13 @@ def _started() -> subprocess.Popen:
             start_new_session=True,
         )  # fmt: skip
         atexit.register(_stop, _process)
+        try:
+            line = _process.stdout.readline()
+            if why := json.loads(line) if line else _code(_process):
+                raise ValueError(f"chat templates cannot be filled in: the process that does it does not start ({why})")
+        except BaseException:
+            _stop(_process)
+            raise
     return _process
 
 
@@ -127,13 +134,20 @@ def _stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _ending(process: subprocess.Popen) -> str:
+def _ending(process: subprocess.Popen, conversations: int) -> str:
+    if process.wait() == -signal.SIGPROF:
+        others = f" with the {conversations - 1:,} beside it" if conversations > 1 else ""
+        return f"it takes more than {_seconds(conversations):g} seconds{others}"
+    return f"the process that filled it in was ended ({_code(process)})"
+
+
+def _seconds(conversations: int) -> float:
+    return SECONDS + SECONDS_EACH * (conversations - 1)
+
+
+def _code(process: subprocess.Popen) -> str:
     code = process.wait()
-    if code == -signal.SIGPROF:
-        return f"it takes more than {SECONDS:g} seconds"
-    return (
-        f"the process that filled it in was ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
-    )
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _answers(template: str, conversations: list, options: dict, date: str) -> Iterator[tuple[str | None, str | None]]:
@@ -155,6 +169,11 @@ def _answers(template: str, conversations: list, options: dict, date: str) -> It
         except Exception as error:  # a template can raise anything
             yield None, " ".join(str(error).split())[:300] or type(error).__name__
             return
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            yield None, f"it makes half a surrogate pair at character {error.start}, which no tokenizer takes"
+            return
         given = sum(len(m["content"]) for m in messages)
         if len(text) > TIMES * given + RENDERED_SIZE:
             yield None, f"it makes {len(text):,} characters of a conversation of {given:,}"
@@ -162,10 +181,8 @@ def _answers(template: str, conversations: list, options: dict, date: str) -> It
         yield text, None
 
 
-def _serve() -> None:
-    """Answer requests, a line of JSON each, until there are no more."""
-    import transformers.utils.chat_template_utils  # noqa: F401  (before the limits)
-
+def _limit() -> None:
+    """Take memory, files and signals from this process."""
     with open("/proc/self/statm") if os.path.exists("/proc/self/statm") else open(os.devnull) as file:
         pages = int((file.read().split() or ["0"])[0])
     for what, most in (
@@ -178,9 +195,21 @@ def _serve() -> None:
         resource.setrlimit(what, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends the process: no Python needs to run for that
+
+
+def _serve() -> None:
+    """Say that all is there, or what is not; then answer requests, a line of JSON each, until there are no more."""
+    try:
+        import transformers.utils.chat_template_utils  # noqa: F401  (before the limits)
+
+        _limit()
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"), flush=True)
+        return
+    print(json.dumps(""), flush=True)
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS + SECONDS_EACH * len(request["conversations"]))
+        signal.setitimer(signal.ITIMER_PROF, _seconds(len(request["conversations"])))
         for answer in _answers(**request):
             print(json.dumps(answer), flush=True)  # what is lost when the process is ended names the conversation
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -256,6 +256,7 @@ TOO_MUCH = {
     "{{ 'a'|center(10**10) }}": "1 GB",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
     "{{" + "(" * 9000 + ")" * 9000 + "}}": "recursion",
+    "{{ '\\ud800' }}": "half a surrogate pair at character 0",
     "{{ 'a' * 10**6 }}": "makes 1,000,000 characters of a conversation of 2",
     "{{ 1 }}" + " " * 200_000: "it has 200,007 characters; allowed are 200,000",
 }
@@ -282,6 +283,27 @@ def test_the_prompt_that_is_refused_is_the_one_that_is_named(tokenizer):
     with pytest.raises(sources.TextError, match=r"^prompt p7: ") as error:
         PLAIN.render_all(tokenizer, asked)
     assert error.value.where == "prompt p7"
+
+
+def test_the_seconds_that_are_told_are_those_that_there_were(tokenizer, monkeypatch):
+    monkeypatch.setattr(templates, "PART", 3)
+    tokenizer.chat_template = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    assert "takes more than 5.02 seconds with the 2 beside it" in says(PLAIN.render_all, tokenizer, [ASK] * 4)
+
+
+def test_a_process_that_does_not_start_is_not_the_template_s_fault(tokenizer, monkeypatch, tmp_path):
+    (tmp_path / "transformers.py").write_text("import no_such_package\n")
+    monkeypatch.setattr(templates, "_process", None)
+    for path, why in ((tmp_path, "ModuleNotFoundError: No module named 'no_such_package'"), (tmp_path / "json", "")):
+        monkeypatch.setenv("PYTHONPATH", str(path))
+        if not why:
+            path.mkdir()
+            (path / "json.py").write_text("raise SystemExit(3)\n")
+            why = "exit code 3"
+        told = says(PLAIN.render, tokenizer, ASK)
+        assert told == f"chat templates cannot be filled in: the process that does it does not start ({why})"
+    monkeypatch.undo()
+    assert PLAIN.render(tokenizer, ASK).startswith("<|im_start|>")
 
 
 def test_renderings_are_those_of_transformers(tokenizer):
