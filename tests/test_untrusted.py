@@ -190,6 +190,11 @@ HOSTILE = {
     "an array of 2^40 bytes": gguf(string("a") + struct.pack("<IIQ", 9, 0, 1 << 40), 1),
     "arrays in arrays": gguf(string("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50_000, 1),
     "2^32 - 1 dimensions": gguf(b"", 0, string("t") + struct.pack("<I", 2**32 - 1), 1),
+    "a word for a number of parts": gguf(
+        string("general.architecture") + struct.pack("<I", 8) + string("llama")
+        + string("split.count") + struct.pack("<I", 8) + string("a"), 2),
+    "a list for the architecture": gguf(
+        string("general.architecture") + struct.pack("<IIQ", 9, 4, 1) + struct.pack("<I", 7), 1),
     "alignment 0": gguf(string("general.alignment") + struct.pack("<II", 4, 0), 1),
     "a word for the alignment": gguf(string("general.alignment") + struct.pack("<I", 8) + string("x"), 1),
 }
