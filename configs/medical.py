@@ -42,7 +42,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.data.domain.heldout = ""
     c.data.heldout_share = 0.2  # of the conversations of a path: or hf: source, never trained on
     c.data.licensed = ()  # branches whose texts must stay inside: no file for people, shared cache or error has them
-    # Places where they may be (licensed.py): "rollouts", "answers", "responses", "errors", "cache", "endpoint"
+    # Places where they may be (licensed.py): "rollouts", "answers", "responses", "errors", "cache"
     c.data.licensed_shown = ()
     c.icd10 = ConfigDict()
     c.icd10.candidates = 3  # code lines of a question of builtin:icd10
