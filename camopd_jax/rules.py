@@ -164,10 +164,12 @@ def check_config(config: ConfigDict) -> int:
 def _check_secrets(config: ConfigDict) -> None:
     """Raise ValueError, which does not hold the value, if one looks like a secret: config.json would keep it."""
     for key, value in workdirs.flat(config.to_dict()):
-        if shown.has_secret(f"{key} {value}"):
+        text = f"{key} {value}"
+        if shown.masked(text) != text:
             raise ValueError(
-                f"config.{shown.masked(key)}: it looks like a token, a key or a URL with a password, and a run keeps "
-                "its config; allowed is a value without: tokens are read from the environment, as HF_TOKEN"
+                f"config.{shown.masked(key)}: it looks like a token, a key or a URL with a password, or is one of the "
+                "environment, and a run keeps its config; allowed is a value without: tokens are read from there, as "
+                "HF_TOKEN"
             )
 
 

