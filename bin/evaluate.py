@@ -76,10 +76,12 @@ def main(argv: list[str]) -> int:
             print("\n".join(manager.all_tasks))
             return
         _check_names(values.tasks, manager.all_tasks)
+        withheld = _withheld(values.model)
         results = _evaluate(values, source, manager)
         samples = results.pop("samples")
         if out is not None:
-            _write(out, results, samples)
+            _write(out, results, {} if withheld else samples)
+            print(f"results and answers are in {out}" if not withheld else f"results are in {out}; {withheld}")
 
     return cli.main(argv, values, __doc__, run)
 
@@ -109,6 +111,20 @@ def _source(given: str | None) -> str:
         )
     load.check(given)
     return given
+
+
+def _withheld(given: str) -> str:
+    """Why the answers are not written: a run that learned licensed texts can recite them in any; "": they are."""
+    from camopd_jax import licensed, workdirs
+
+    place = Path(given.removeprefix("path:")).expanduser()
+    for workdir in (place, place.parent):  # of its export/
+        if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+            data = workdirs.read_record(workdir)["config"].get("data", {})
+            licence = licensed.Licence(frozenset(data.get("licensed", ())), frozenset(data.get("licensed_shown", ())))
+            if not licence.allows_response("", "answers"):
+                return "the answers are left out: the run has data.licensed, and no 'responses' in data.licensed_shown"
+    return ""
 
 
 def _task_manager(include_path: str | None):
@@ -212,7 +228,6 @@ def _write(out: Path, results: dict, samples: dict[str, list[dict]]) -> None:
     (out / "results.json").write_text(text(results, indent=2), encoding="utf-8")
     for task, rows in samples.items():
         (out / f"samples_{task.replace('/', '_')}.jsonl").write_text("".join(map(text, rows)), encoding="utf-8")
-    print(f"results and answers are in {out}")
 
 
 if __name__ == "__main__":
