@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from camopd_jax import cli
+from camopd_jax import cli, templates
 
 LOGIT_CHUNK = 512  # tokens whose logits over the vocabulary exist at a time while scoring
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     define(flags.DEFINE_integer, "num_fewshot", None, "Examples in front of each item (default: as the task has it).")
     define(flags.DEFINE_bool, "apply_chat_template", False, "Put items as chat turns.")
     define(flags.DEFINE_enum, "thinking", "template", ["template", "on", "off"], "What the chat template is told.")
+    define(flags.DEFINE_string, "date", "2026-01-01", "Today, for a chat template that asks, so that results stay.")
     define(
         flags.DEFINE_string, "think_end_token", "</think>", "An answer begins after the last of these; '': is whole."
     )
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> int:
         for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1), ("tensor", 1)):
             if values[name].value is not None and values[name].value < least:
                 raise ValueError(f"--{name}={values[name].value}: allowed is a whole number, {least} or more")
+        if not templates.is_date(values.date):
+            raise ValueError(f"--date={values.date}: allowed is a day as in 2026-01-01")
         if values.include_path is not None and not Path(values.include_path).is_dir():
             raise ValueError(f"--include_path={values.include_path}: there is no such directory")
         source = _source(values.model) if values.tasks != ["list"] else ""
@@ -73,10 +76,12 @@ def main(argv: list[str]) -> int:
             print("\n".join(manager.all_tasks))
             return
         _check_names(values.tasks, manager.all_tasks)
+        withheld = _withheld(values.model)
         results = _evaluate(values, source, manager)
         samples = results.pop("samples")
         if out is not None:
-            _write(out, results, samples)
+            _write(out, results, {} if withheld else samples)
+            print(f"results and answers are in {out}" if not withheld else f"results are in {out}; {withheld}")
 
     return cli.main(argv, values, __doc__, run)
 
@@ -106,6 +111,20 @@ def _source(given: str | None) -> str:
         )
     load.check(given)
     return given
+
+
+def _withheld(given: str) -> str:
+    """Why the answers are not written: a run that learned licensed texts can recite them in any; "": they are."""
+    from camopd_jax import licensed, workdirs
+
+    place = Path(given.removeprefix("path:")).expanduser()
+    for workdir in (place, place.parent):  # of its export/
+        if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+            data = workdirs.read_record(workdir)["config"].get("data", {})
+            licence = licensed.Licence(frozenset(data.get("licensed", ())), frozenset(data.get("licensed_shown", ())))
+            if not licence.allows_response("", "answers"):
+                return "the answers are left out: the run has data.licensed, and no 'responses' in data.licensed_shown"
+    return ""
 
 
 def _task_manager(include_path: str | None):
@@ -151,6 +170,7 @@ def _evaluate(values: flags.FlagValues, source: str, manager) -> dict:
         batch_size=values.batch_size,
         max_length=model.cfg.max_positions if values.max_length is None else values.max_length,
         thinking=values.thinking,
+        date=values.date,
         think_end=values.think_end_token,
         seed=values.seed,
     )
@@ -208,7 +228,6 @@ def _write(out: Path, results: dict, samples: dict[str, list[dict]]) -> None:
     (out / "results.json").write_text(text(results, indent=2), encoding="utf-8")
     for task, rows in samples.items():
         (out / f"samples_{task.replace('/', '_')}.jsonl").write_text("".join(map(text, rows)), encoding="utf-8")
-    print(f"results and answers are in {out}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Chat:
 
     system: str  # put in front of a conversation without a system message; "": nothing
     thinking: str  # "template": as the template has it, "on", "off"
+    date: str  # YYYY-MM-DD, what templates that ask for today's date are told
 
     def __post_init__(self):
         if self.thinking not in THINKING:
@@ -43,19 +44,23 @@ class Chat:
             [*system, *p.messages] if self.system and p.messages[0]["role"] != "system" else p.messages for p in prompts
         ]
         try:
-            return fill(tokenizer, given, add_generation_prompt=True, **THINKING[self.thinking])
+            return fill(tokenizer, given, date=self.date, add_generation_prompt=True, **THINKING[self.thinking])
         except templates.Refused as error:
             where = f"prompt {prompts[error.place].id}"
             raise TextError(where, f"the chat template refuses it ({error})") from None
 
 
-def fill(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[list[dict]], **options) -> list[str]:
+def fill(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[list[dict]], *, date: str, **options) -> list[str]:
     """Conversations in a tokenizer's chat template, as its apply_chat_template has them, with limits.
+
+    Args:
+      date: YYYY-MM-DD, today for a template that asks.
 
     Raises:
       templates.Refused: if the template refuses a conversation, or takes too much for it.
     """
-    return templates.render(tokenizer.get_chat_template(), conversations, {**tokenizer.special_tokens_map, **options})
+    options = {**tokenizer.special_tokens_map, **options}
+    return templates.render(tokenizer.get_chat_template(), conversations, options, date)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ from camopd_jax.models.load import Model
 from camopd_jax.models.weights import WHOLE
 
 INFINITE = 0xFF00  # the bits of bfloat16's infinity without its sign, moved up by one; above it are what is no number
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+LIBRARIES = re.compile(r"(jax|libtpu|flax|optax|numpy|nvidia-|orbax)", re.I)  # names of distributions that begin so
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION")
 SHAPING = ("precision", "camopd", "lora", "chat", "student", "rollout.temperature", "micro.logit_chunk", "micro.remat")
 
 
@@ -63,16 +65,35 @@ def package() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def libraries() -> dict[str, str]:
+    """Versions of what compiles and computes, by the names of the installed distributions."""
+    names = ((found.metadata["Name"] or "", found.version) for found in importlib.metadata.distributions())
+    return {name.lower(): version for name, version in names if LIBRARIES.match(name)}
+
+
+@functools.cache
+def processor() -> str:
+    """The model of the CPU, for which XLA compiles; "": not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
 def shaped_by(read: Inputs) -> dict:
     """All that the figures of the self-tests depend on: models, code, libraries, devices, keys of the config."""
     config, engine, device = read.config, read.engine, jax.devices()[0]
     return {
         "package": package(),
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES} | {"": platform.python_version()},
+        "libraries": libraries() | {"": platform.python_version()},
         "devices": [device.platform, device.device_kind, jax.device_count(), jax.process_count()],
-        "flags": os.environ.get("XLA_FLAGS", ""),
+        "compiler": [device.client.platform_version, processor() if device.platform == "cpu" else ""],
+        "flags": {name: os.environ.get(name, "") for name in FLAGS},
         "mesh": dict(engine.mesh.shape),
-        "models": {name: model.fingerprint for name, model in read.models.items()},
+        "models": {name: [model.fingerprint, model.stamps] for name, model in read.models.items()},
         "tokens": [engine.numerics.vocab, engine.stop_ids, engine.tokenizer.pad_token_id],
         "config": {key: _value(config, key) for key in SHAPING},
     }
@@ -102,7 +123,7 @@ def finite(model: Model) -> tuple[int, bool]:
                 )
             yield None, hosts.EMPTY
 
-    key = {"finite": model.fingerprint}
+    key = {"finite": model.fingerprint, "stamps": model.stamps, "package": package()}
     found, known = remembered(key, lambda: {"tensors": len(hosts.shared(lambda which: list(items(which))))})
     return found["tensors"], known
 

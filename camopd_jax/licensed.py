@@ -21,7 +21,6 @@ PLACES = (
     "responses",  # to prompts of other branches, in both files: a model that learned the licensed texts wrote them
     "errors",  # what is wrong with a row, where that quotes it
     "cache",  # evaluations (which hold answers) and the specialised teacher outside the workdir, for other runs
-    "endpoint",  # an external API
 )
 TOKEN = "▒"
 

@@ -161,7 +161,7 @@ def _tokenizers(read: Inputs, workdir: Path) -> Iterator[str]:
     Teachers score the student's tokens. One that was trained on another layout, or that ends its responses otherwise as
     well, is a biased judge of them: this is no fault of the code, may be meant, and cannot be mended here.
     """
-    engine, chat = read.engine, Chat(read.config.chat.system, read.config.chat.thinking)
+    engine, chat = read.engine, Chat(**read.config.chat)
     samples = renderings.prompts(engine.tokenizer, chat)
     for name, model in read.models.items():
         where = f"config.teachers.{name} = {model.source!r}"

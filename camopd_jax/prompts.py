@@ -132,7 +132,7 @@ class Encoder:
 
     def __init__(self, config: ConfigDict, engine: Engine):
         self._config, self._engine = config, engine
-        self._chat = Chat(config.chat.system, config.chat.thinking)
+        self._chat = Chat(**config.chat)
         if config.chat.thinking != "template" and "enable_thinking" not in engine.tokenizer.chat_template:
             raise ValueError(
                 f"config.chat.thinking = {config.chat.thinking!r}: the student's chat template has no enable_thinking; "

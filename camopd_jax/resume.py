@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from camopd_jax import hosts, lock, metrics, rules, sums, workdirs
+from camopd_jax import hosts, lock, metrics, rules, shown, sums, workdirs
 from camopd_jax.checkpoint import UNFINISHED, Unreadable
 from camopd_jax.models import export
 from camopd_jax.models.conversion import cache_dir
@@ -187,7 +187,7 @@ def _set_aside(directory: Path, found: Found) -> None:
         elif step < found.step:
             then = f"the run goes on from step {found.step} and does not need it"
         where = f"{directory / 'checkpoints' / str(step)} is damaged"
-        print(f"WARNING: the checkpoint {where} ({why}); it is moved to {place}; {then}", flush=True)
+        print(shown.line(f"WARNING: the checkpoint {where} ({why}); it is moved to {place}; {then}"), flush=True)
 
 
 def _changes(config, workdir: Path, models: dict, data: dict, step: int | None) -> list[dict]:
@@ -198,10 +198,11 @@ def _changes(config, workdir: Path, models: dict, data: dict, step: int | None) 
     around = workdirs.surroundings_changes(metrics.surroundings(), record)
     if around:
         told = ", ".join(f"{c['key']} {c['before']} -> {c['now']}" for c in around)
-        print(f"WARNING: since the run in {workdir} was last started, other programs: {told}", flush=True)
+        print(shown.line(f"WARNING: since the run in {workdir} was last started, other programs: {told}"), flush=True)
     changes = workdirs.config_changes(config, record) + workdirs.input_changes(models, data, record)
     for change in changes:
-        print(f"  changed at step {step}: {change['key']}: {change['before']} -> {change['now']}", flush=True)
+        told = shown.line(f"  changed at step {step}: {change['key']}: {change['before']} -> {change['now']}")
+        print(told, flush=True)  # config.json may have come with the workdir, from others
     return record.get("changes", []) + [{"step": step, **change} for change in changes + around]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import guards, licensed, shown, workdirs
+from camopd_jax import guards, licensed, shown, templates, workdirs
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.camopd.teachers import IDLE
@@ -130,6 +130,7 @@ def check_config(config: ConfigDict) -> int:
     one_of("export.dtype", PRECISIONS)
     one_of("rollout.long_prompts", LONG_PROMPTS)
     one_of("chat.thinking", THINKING)
+    need("chat.date", templates.is_date, "a day as in 2026-01-01")
     one_of("student", names)
     need("camopd.cycle", lambda v: len(v) > 0 and set(v) <= set(names), f"a non-empty tuple of branches out of {names}")
     need("camopd.weight_band", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], "(low, high) with low <= 1 <= high")
@@ -163,10 +164,12 @@ def check_config(config: ConfigDict) -> int:
 def _check_secrets(config: ConfigDict) -> None:
     """Raise ValueError, which does not hold the value, if one looks like a secret: config.json would keep it."""
     for key, value in workdirs.flat(config.to_dict()):
-        if shown.has_secret(f"{key} {value}"):
+        text = f"{key} {value}"
+        if shown.masked(text) != text:
             raise ValueError(
-                f"config.{shown.masked(key)}: it looks like a token, a key or a URL with a password, and a run keeps "
-                "its config; allowed is a value without: tokens are read from the environment, as HF_TOKEN"
+                f"config.{shown.masked(key)}: it looks like a token, a key or a URL with a password, or is one of the "
+                "environment, and a run keeps its config; allowed is a value without: tokens are read from there, as "
+                "HF_TOKEN"
             )
 
 

@@ -94,7 +94,7 @@ def figures(read: Inputs) -> dict:
 
 def _figures(read: Inputs) -> dict:
     config, c = read.config, read.config.camopd
-    samples = renderings.prompts(read.engine.tokenizer, Chat(config.chat.system, config.chat.thinking))
+    samples = renderings.prompts(read.engine.tokenizer, Chat(**config.chat))
     prompts = sorted(samples, key=len)[:PROMPTS]
     engine, method = _small(read.engine, prompts), methods.method_of(c)
     student = Student(engine, read.base)

@@ -8,32 +8,36 @@ import traceback
 from collections.abc import Mapping
 
 # Environment variables whose values are never shown.
-_SECRET_NAMES = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|SECRET|PRIVATE)_?KEY)$", re.I)
+_SECRET_NAMES = re.compile(
+    r"(?!PWD$|.*_(PATH|FILE|DIR|URL|ID|NAME|TYPE|COUNT|SIZE|LENGTH|LIMIT)$)(.*_)?"
+    r"(TOKEN|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|PGPASS|PGPASSWORD|PWD|PAT|CREDENTIAL|(API|ACCESS|SECRET|PRIVATE)?KEY)"
+    r"S?(_.*)?",
+    re.I,
+)
 _SHORTEST = 8  # characters of such a value; a shorter one stands in words by chance
 _SECRETS = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bapi_org_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|(?<![\w/-])sk-[A-Za-z0-9_-]{16,}"  # OpenAI, Anthropic
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"  # GitHub, GitLab
     r"|\b(AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[\w-]{30,}|\bxox[abprs]-[\w-]{10,}|\bpypi-[\w-]{40,}"  # clouds, Slack, PyPI
-    r"|(?<=[Bb]earer )[\w.~+/-]{8,}"
-    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user:password of a URL
+    r"|(?<=(?i:bearer) )[\w.~+/=-]{8,}"
+    r"|(?<=://)[^\s/@:]*:[^\s/]+(?=@)|(?<=://)(?!git@)[^\s/@]+(?=@)"  # user:password of a URL, or a token
+    r"|(?<=[?&#])(?i:[\w-]*(token|key|secret|password|passwd|signature|sig)=)[^\s&#'\"]{8,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 HIDDEN = "***"
-# Control characters (those of 8 bits too), line separators, and what turns the direction of a text around.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+# Control characters (those of 8 bits too), line separators, what is not seen, and what turns a text around.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 LONGEST = 2000  # characters of a line
-
-
-def has_secret(text: str) -> bool:
-    """Whether a text holds what looks like a token, a key or a URL's password."""
-    return _SECRETS.search(text) is not None
 
 
 def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """A text without the secrets of the environment, and without what looks like one."""
     for name, value in environment.items():
-        if len(value) >= _SHORTEST and _SECRET_NAMES.search(name):
+        if len(value) >= _SHORTEST and _SECRET_NAMES.fullmatch(name):
             text = text.replace(value, HIDDEN)
     return _SECRETS.sub(HIDDEN, text)
 

@@ -7,6 +7,7 @@ it and nothing else.
 """
 
 import atexit
+import datetime
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator, Sequence
 
 SECONDS = 5.0  # of processor time for a request, which compiles the template
@@ -38,11 +40,20 @@ _lock = threading.Lock()
 _process: subprocess.Popen | None = None
 
 
-def render(template: str, conversations: Sequence[list[dict]], options: dict) -> list[str]:
+def is_date(text: str) -> bool:
+    """Whether a text is a day as `render` takes it."""
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def render(template: str, conversations: Sequence[list[dict]], options: dict, date: str) -> list[str]:
     """The text of each conversation in a chat template.
 
     Args:
       options: of transformers' render_jinja_template (add_generation_prompt, ...), and the template's own variables.
+      date: YYYY-MM-DD, today for a template that asks: a run that goes on tomorrow has the prompts of today.
 
     Raises:
       Refused: at the first conversation that the template refuses, or for which it takes too much.
@@ -52,7 +63,7 @@ def render(template: str, conversations: Sequence[list[dict]], options: dict) ->
     rendered: list[str] = []
     with _lock:
         for request in _requests(conversations):
-            asked = json.dumps({"template": template, "conversations": request, "options": options})
+            asked = json.dumps({"template": template, "conversations": request, "options": options, "date": date})
             texts, error = _asked(asked.encode() + b"\n", len(request))
             rendered += texts
             if error:
@@ -82,12 +93,12 @@ def _asked(request: bytes, answers: int) -> tuple[list[str], str]:
         process.stdin.flush()
         while len(texts) < answers:
             line = process.stdout.readline()
-            text, error = json.loads(line) if line else (None, _ending(process))
+            text, error = json.loads(line) if line else (None, _ending(process, answers))
             if text is None:
                 return texts, error
             texts.append(text)
     except BrokenPipeError:
-        return texts, _ending(process)
+        return texts, _ending(process, answers)
     except BaseException:  # with answers that nobody read it is of no use any more
         _stop(process)
         raise
@@ -103,6 +114,13 @@ def _started() -> subprocess.Popen:
             start_new_session=True,
         )  # fmt: skip
         atexit.register(_stop, _process)
+        try:
+            line = _process.stdout.readline()
+            if why := json.loads(line) if line else _code(_process):
+                raise ValueError(f"chat templates cannot be filled in: the process that does it does not start ({why})")
+        except BaseException:
+            _stop(_process)
+            raise
     return _process
 
 
@@ -116,28 +134,45 @@ def _stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _ending(process: subprocess.Popen) -> str:
+def _ending(process: subprocess.Popen, conversations: int) -> str:
+    if process.wait() == -signal.SIGPROF:
+        others = f" with the {conversations - 1:,} beside it" if conversations > 1 else ""
+        return f"it takes more than {_seconds(conversations):g} seconds{others}"
+    return f"the process that filled it in was ended ({_code(process)})"
+
+
+def _seconds(conversations: int) -> float:
+    return SECONDS + SECONDS_EACH * (conversations - 1)
+
+
+def _code(process: subprocess.Popen) -> str:
     code = process.wait()
-    if code == -signal.SIGPROF:
-        return f"it takes more than {SECONDS:g} seconds"
-    return (
-        f"the process that filled it in was ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
-    )
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _answers(template: str, conversations: list, options: dict) -> Iterator[tuple[str | None, str | None]]:
+def _answers(template: str, conversations: list, options: dict, date: str) -> Iterator[tuple[str | None, str | None]]:
     """(text, None) or (None, what is wrong) of each conversation, up to the first that goes wrong."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
+
+    today = datetime.datetime.fromisoformat(date)
+    chat_template_utils.datetime = types.SimpleNamespace(now=lambda: today)  # of strftime_now
 
     for messages in conversations:
         try:
-            found = render_jinja_template(conversations=[messages], chat_template=template, **options)
+            found = chat_template_utils.render_jinja_template(
+                conversations=[messages], chat_template=template, **options
+            )
             (text,) = found[0] if isinstance(found, tuple) else found
         except MemoryError:
             yield None, f"it takes more than {MEMORY / 1e9:g} GB of memory"
             return
         except Exception as error:  # a template can raise anything
             yield None, " ".join(str(error).split())[:300] or type(error).__name__
+            return
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            yield None, f"it makes half a surrogate pair at character {error.start}, which no tokenizer takes"
             return
         given = sum(len(m["content"]) for m in messages)
         if len(text) > TIMES * given + RENDERED_SIZE:
@@ -146,10 +181,8 @@ def _answers(template: str, conversations: list, options: dict) -> Iterator[tupl
         yield text, None
 
 
-def _serve() -> None:
-    """Answer requests, a line of JSON each, until there are no more."""
-    import transformers.utils.chat_template_utils  # noqa: F401  (before the limits)
-
+def _limit() -> None:
+    """Take memory, files and signals from this process."""
     with open("/proc/self/statm") if os.path.exists("/proc/self/statm") else open(os.devnull) as file:
         pages = int((file.read().split() or ["0"])[0])
     for what, most in (
@@ -162,9 +195,21 @@ def _serve() -> None:
         resource.setrlimit(what, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends the process: no Python needs to run for that
+
+
+def _serve() -> None:
+    """Say that all is there, or what is not; then answer requests, a line of JSON each, until there are no more."""
+    try:
+        import transformers.utils.chat_template_utils  # noqa: F401  (before the limits)
+
+        _limit()
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"), flush=True)
+        return
+    print(json.dumps(""), flush=True)
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS + SECONDS_EACH * len(request["conversations"]))
+        signal.setitimer(signal.ITIMER_PROF, _seconds(len(request["conversations"])))
         for answer in _answers(**request):
             print(json.dumps(answer), flush=True)  # what is lost when the process is ended names the conversation
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from camopd_jax import shown
+
 # What a run that goes on may change; every other key shapes the updates that it has made already.
 MAY_CHANGE = (
     "steps", "checkpoint.", "eval.", "diagnostics.", "report.", "export.", "mesh.", "micro.", "guard.",
@@ -102,7 +104,7 @@ def _refuse(workdir: Path, changes: list[dict], allowed: Sequence[str]) -> None:
         )
         raise ValueError(f"{told}; {ways}")
     for c in refused:
-        print(f"  config.{c['key']}: {_shown(c['before'])} -> {_shown(c['now'])}", flush=True)
+        print(shown.line(f"  config.{c['key']}: {_shown(c['before'])} -> {_shown(c['now'])}"), flush=True)
     raise ValueError(
         f"the run in {workdir} was made with other values of {len(refused)} keys, as above, config.{refused[0]['key']} "
         f"the first; {ways}"

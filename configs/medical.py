@@ -42,7 +42,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.data.domain.heldout = ""
     c.data.heldout_share = 0.2  # of the conversations of a path: or hf: source, never trained on
     c.data.licensed = ()  # branches whose texts must stay inside: no file for people, shared cache or error has them
-    # Places where they may be (licensed.py): "rollouts", "answers", "responses", "errors", "cache", "endpoint"
+    # Places where they may be (licensed.py): "rollouts", "answers", "responses", "errors", "cache"
     c.data.licensed_shown = ()
     c.icd10 = ConfigDict()
     c.icd10.candidates = 3  # code lines of a question of builtin:icd10
@@ -50,6 +50,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.chat = ConfigDict()  # how the chat template of the student's tokenizer is filled
     c.chat.system = ""  # system message of conversations that have none; "": none
     c.chat.thinking = "template"  # enable_thinking: "on", "off", or "template": as it does by itself
+    c.chat.date = "2026-01-01"  # what templates that ask for today's date are told; the real one changes the prompts
 
     c.specialise = ConfigDict()
     c.specialise.source = ""  # conversations to learn from; "": those of the branch whose teacher is made

@@ -165,6 +165,7 @@ def _models(home: Path) -> None:
     tensors("missing_tensor", lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
     tensors("wrong_shape", lambda w: w.update({"model.norm.weight": w["model.norm.weight"][:16]}))
     tensors("extra_bias", lambda w: w.update({"model.layers.0.mlp.up_proj.bias": np.zeros(64, np.float32)}))
+    tensors("integers", lambda w: w.update({"model.norm.weight": w["model.norm.weight"].astype(np.int8)}))
     tensors(
         "nan_weights", lambda w: w["model.layers.1.self_attn.o_proj.weight"][0].__setitem__([3, 5], (np.nan, np.inf))
     )

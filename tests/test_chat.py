@@ -1,6 +1,7 @@
 """Conversations as tokens: the template and its options, prompts that are too long, answers and their end."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from camopd_jax import chat, data
 from camopd_jax.models import load
 
-PLAIN = chat.Chat(system="", thinking="template")
+PLAIN = chat.Chat(system="", thinking="template", date="2026-01-01")
 END = "<|im_end|>\n"
 HEAD, TAIL = "<|im_start|>user\n", f"{END}<|im_start|>assistant\n"
 AROUND = 1 + len("user\n") + 2 + 1 + len("assistant\n")  # tokens of the template: a byte, or a special token, each
@@ -59,7 +60,7 @@ def test_many_prompts_keep_their_order(tokenizer):
 
 def test_a_system_text_is_put_in_front_of_conversations_without_one(tokenizer):
     own = data.Prompt("q", [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}])
-    found = encode(tokenizer, [ask("p", "a"), own], form=chat.Chat("given", "template"))
+    found = encode(tokenizer, [ask("p", "a"), own], form=replace(PLAIN, system="given"))
     assert [tokenizer.decode(ids) for ids in found.tokens] == [
         f"<|im_start|>system\n{text}{END}{HEAD}a{TAIL}" for text in ("given", "own")
     ]
@@ -69,19 +70,27 @@ def test_a_system_text_is_put_in_front_of_conversations_without_one(tokenizer):
 @pytest.mark.parametrize("thinking, expected", [("template", "unset"), ("on", "True"), ("off", "False")])
 def test_thinking_is_passed_to_the_template(tokenizer, thinking, expected):
     tokenizer.chat_template = "{{ enable_thinking if enable_thinking is defined else 'unset' }}"
-    (ids,) = encode(tokenizer, [ask("p", "a")], form=chat.Chat("", thinking)).tokens
+    (ids,) = encode(tokenizer, [ask("p", "a")], form=replace(PLAIN, thinking=thinking)).tokens
     assert tokenizer.decode(ids) == expected
 
 
 def test_the_generation_prompt_holds_what_the_template_puts_there(tokenizer):
     tokenizer.chat_template += "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-    (ids,) = encode(tokenizer, [ask("p", "a")], form=chat.Chat("", "off")).tokens
+    (ids,) = encode(tokenizer, [ask("p", "a")], form=replace(PLAIN, thinking="off")).tokens
     assert tokenizer.decode(ids) == f"{HEAD}a{TAIL}<think>\n\n</think>\n\n"
+
+
+def test_today_is_the_date_of_the_config(tokenizer):
+    """As Llama 3.2's template asks: the prompts of tomorrow would be others, and a run could not go on."""
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y %H:%M') }}"
+    for day, text in (("2026-01-01", "01 Jan 2026 00:00"), ("2024-02-29", "29 Feb 2024 00:00")):
+        (ids,) = encode(tokenizer, [ask("p", "a")], form=replace(PLAIN, date=day)).tokens
+        assert tokenizer.decode(ids) == text
 
 
 def test_an_unknown_option_is_named():
     with pytest.raises(ValueError, match=r"chat\.thinking = 'maybe': allowed are template, on, off"):
-        chat.Chat("", "maybe")
+        replace(PLAIN, thinking="maybe")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +155,7 @@ def test_what_does_not_fit_even_empty_is_refused(tokenizer):
     with pytest.raises(ValueError, match=rf"prompt p has {AROUND} tokens even with its longest message empty"):
         encode(tokenizer, [ask("p", "abc")], AROUND - 1, "cut")
     with pytest.raises(ValueError, match="even with its longest message empty"):  # the config's text is not cut
-        encode(tokenizer, [ask("p", "abc")], AROUND + 5, "cut", form=chat.Chat("x" * 50, "template"))
+        encode(tokenizer, [ask("p", "abc")], AROUND + 5, "cut", form=replace(PLAIN, system="x" * 50))
 
 
 def test_a_cut_prompt_fits_whatever_the_tokens(tmp_path):

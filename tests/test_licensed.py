@@ -1,5 +1,6 @@
 """data.licensed: words of a licensed branch are in no file for people, no cache outside the workdir, and no output."""
 
+import importlib.util
 import json
 import os
 import runpy
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,32 @@ from camopd_jax.licensed import PLACES, TOKEN, Licence
 ROOT = Path(__file__).parent.parent
 CANARIES = ("zanzibarine", "quokkaform", "vexillomab")  # in prompts, answers and checks
 WEIGHTS = ("checkpoints", "export", "specialised", "adapter")  # which are as licensed as the text
+
+
+def program(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bin" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("shown, written", [((), False), (("answers",), False), (("responses",), True)])
+@pytest.mark.parametrize("which", ["run", "path:run/export"])
+def test_answers_of_a_licensed_run_to_other_tasks_are_left_out(tmp_path, monkeypatch, capsys, shown, written, which):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    data = {"licensed": ["domain"], "licensed_shown": shown}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"config": {"data": data}}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "lm_eval.utils", SimpleNamespace(handle_non_serializable=str))
+    evaluate = program("evaluate")
+    for name in ("_source", "_check_names", "_task_manager"):
+        monkeypatch.setattr(evaluate, name, lambda *_: SimpleNamespace(all_tasks=["arc"]))
+    monkeypatch.setattr(evaluate, "_evaluate", lambda *_: {"arc": 0.5, "samples": {"arc": [{"resps": CANARIES[0]}]}})
+    assert evaluate.main(["evaluate", f"--model={which}", "--tasks=arc", "--out=out"]) == 0
+    assert (holding(tmp_path, CANARIES) == {"out/samples_arc.jsonl"}) == written
+    assert ("licensed_shown" in capsys.readouterr().out) != written
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == {"arc": 0.5}
 
 
 def rows(n):

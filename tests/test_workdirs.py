@@ -95,6 +95,17 @@ def test_what_was_changed_is_kept_through_further_starts(run, capsys):
     assert record(run)["config"]["seed"] == 3
 
 
+def test_what_config_json_holds_of_others_is_shown_without_control_sequences(run, capsys):
+    edit(
+        run,
+        lambda r: (r["config"]["data"]["general"].update(source="\x1b[2Jbefore"), r["versions"].update(jax="\x1b1")),
+    )
+    start(CONFIG, run, ["data.general.source"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "\x1b" not in "".join(lines)
+    assert "versions.jax <001B>1 -> " in lines[0] and "data.general.source: <001B>[2Jbefore -> " in lines[1]
+
+
 def test_other_models_and_prompts_are_allowed_and_kept_too(run):
     models, data = {"general": ["path:b", "ffff"]}, {"general": "89ab"}
     with pytest.raises(ValueError, match=r"path:b ffff is not the model .* random:llama 0123"):

@@ -71,14 +71,14 @@ class JaxLM(TemplateLM):
     Args:
       name: of tokenizer and template, in results; info: what else results should say about the model.
       batch_size: rows of a batch over all devices; max_length: tokens of prompt and answer together.
-      thinking: what the chat template is told, a key of chat.THINKING.
+      thinking: what the chat template is told, a key of chat.THINKING; date: YYYY-MM-DD, what it takes for today.
       think_end: an answer begins after the last of these; "": it is whole.
       seed: of sampled answers; the same requests in the same batches are answered alike.
     """
 
     def __init__(
         self, policy: Policy, *, name: str, info: dict, batch_size: int, max_length: int, thinking: str,
-        think_end: str, seed: int,
+        date: str, think_end: str, seed: int,
     ):  # fmt: skip
         super().__init__()
         engine = self.engine = policy.engine
@@ -87,7 +87,7 @@ class JaxLM(TemplateLM):
             raise ValueError(f"max_length = {max_length}: allowed is 2 to {most}, what the model was made for")
         self._place, self.info, self.tokenizer_name = policy.place, info, name
         self.tokenizer, self.batch_size, self.max_length = engine.tokenizer, batch_size, max_length
-        self.thinking, self.think_end, self.seed = thinking, think_end, seed
+        self.thinking, self.date, self.think_end, self.seed = thinking, date, think_end, seed
         self.think_id = engine.tokenizer.get_vocab().get(think_end)
         rows, n = sharding.by_rows(engine.mesh), engine.numerics
         scores = functools.partial(likelihood.token_scores, engine.graph, chunk=n.logit_chunk, mesh=engine.mesh)
@@ -127,7 +127,7 @@ class JaxLM(TemplateLM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         def render(messages):
             (text,) = fill(
-                self.tokenizer, [messages], add_generation_prompt=add_generation_prompt,
+                self.tokenizer, [messages], date=self.date, add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt, **THINKING[self.thinking],
             )  # fmt: skip
             return text

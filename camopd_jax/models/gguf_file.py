@@ -66,6 +66,9 @@ def open_gguf(file: Path) -> GgufModel:
             raise ValueError(f"its vocabulary is larger than its embedding of {cfg.vocab_size} rows")
     except ValueError as error:
         raise ValueError(f"GGUF file {file}: {error}") from None
+    except (TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:  # a value of another kind
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"GGUF file {file}: its metadata is damaged ({why})") from None
     interleaved = {"q": cfg.heads, "k": cfg.kv_heads} if metadata["general.architecture"] == "llama" else {}
 
     def read(name: str, layer: int | None) -> np.ndarray:

@@ -32,6 +32,7 @@ SHARD = re.compile(r"[\w-][\w.-]{0,180}\.safetensors", re.ASCII)
 HEADER_BYTES = 20_000_000  # of a safetensors file; a thousand tensors have a hundredth of it
 TEXT_BYTES = {"tokenizer*.json": 500_000_000, "*token*.json": 500_000_000, "chat_template*": 1_000_000,
               "vocab.json": 500_000_000, "merges.txt": 500_000_000}  # fmt: skip
+DTYPES = ("F64", "F32", "F16", "BF16")  # of weights in safetensors
 LFS = b"version https://git-lfs"
 
 
@@ -45,6 +46,8 @@ class Model:
     stop_ids: tuple[int, ...]  # tokens that end a response; the first one ends a turn in training data
     fingerprint: str  # sixteen hex digits of the SHA-256 of config, tokenizer, stop ids and weights
     read: Read
+    stamps: tuple[tuple[str, int, int], ...]  # of an hf: model, whose fingerprint takes the commit's word: the files'
+    # names, bytes and times of change (ns) at which their content is what it is
 
 
 def load(source: str) -> Model:
@@ -65,7 +68,7 @@ def load(source: str) -> Model:
         params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=int(rest.partition(":")[2] or 0)))
         fingerprint = _digest(repr(tiny.CONFIG), *jax.tree.leaves(params))
         tokenizer = tiny.tokenizer()
-        return Model(source, tiny.CONFIG, tokenizer, (tokenizer.eos_token_id,), fingerprint, of_params(params))
+        return Model(source, tiny.CONFIG, tokenizer, (tokenizer.eos_token_id,), fingerprint, of_params(params), ())
     repo, _, revision = rest.partition("@")
     directory, commit = hub.snapshot(repo, revision or None)
     return load_directory(directory, f"hf:{repo}@{commit}")
@@ -122,18 +125,20 @@ def load_directory(directory: Path, source: str) -> Model:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
     files = sorted({file for file, _ in where.values()})
     # A commit of the hub names its content; a directory may change under the same name.
-    content = [np.frombuffer(source.encode(), np.uint8)] if source.startswith("hf:") else map(_bytes, files)
+    named = source.startswith("hf:")
+    content = [np.frombuffer(source.encode(), np.uint8)] if named else map(_bytes, files)
+    stamps = tuple(_stamp(file) for file in files) if named else ()
     text = repr((cfg, stop_ids, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()))
-    return Model(source, cfg, tokenizer, stop_ids, _digest(text, *content), _reader(where))
+    return Model(source, cfg, tokenizer, stop_ids, _digest(text, *content), _reader(where), stamps)
 
 
 def _refuse_what_runs(directory: Path) -> None:
     """Raise ValueError if a model needs code of its own, which is never run; and for files that are absurdly large."""
     for name in ("config.json", "tokenizer_config.json"):
-        if (directory / name).is_file() and "auto_map" in read_json(directory / name):
+        if (directory / name).is_file() and read_json(directory / name).get("auto_map"):
             raise ValueError(
-                f"{name} has auto_map: the model asks for code of its own, which is never run; delete that key if the "
-                "files are those of a supported model_type"
+                f"{name} has auto_map: the model asks for code of its own, which is never run; if its model_type is "
+                "one that is known here, a copy of the files without that key is the way, as path:DIR"
             )
     for pattern, most in TEXT_BYTES.items():
         for file in directory.glob(pattern):
@@ -149,6 +154,11 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     if isinstance(tokenizer.chat_template, dict):  # by names, which saving it would make file names of
         tokenizer.chat_template = tokenizer.chat_template.get("default")
     return tokenizer
+
+
+def _stamp(file: Path) -> tuple[str, int, int]:
+    found = file.resolve().stat()  # the hub's cache has links
+    return file.name, found.st_size, found.st_mtime_ns
 
 
 def _bytes(file: Path) -> np.ndarray:
@@ -182,7 +192,11 @@ def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
         _check_header(directory / name)
         try:
             with safe_open(directory / name, framework="numpy") as tensors:
-                where |= {t: (directory / name, tuple(tensors.get_slice(t).get_shape())) for t in tensors.keys()}
+                for tensor in tensors.keys():
+                    stored = tensors.get_slice(tensor)
+                    if stored.get_dtype() not in DTYPES:
+                        raise ValueError(f"{tensor} is of {stored.get_dtype()}; allowed are {', '.join(DTYPES)}")
+                    where[tensor] = (directory / name, tuple(stored.get_shape()))
         except SafetensorError as error:
             if _begins(directory / name, LFS):
                 raise ValueError(f"{name} is a pointer of Git LFS; get the file itself: git lfs pull") from None

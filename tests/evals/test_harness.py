@@ -41,7 +41,7 @@ def make(model):
         policy = Policy(engine, lambda: params)
         return harness.JaxLM(
             policy, name="tiny", info={}, batch_size=batch_size, max_length=max_length, thinking="template",
-            think_end=think_end, seed=seed,
+            date="2026-01-01", think_end=think_end, seed=seed,
         )  # fmt: skip
 
     return make

@@ -65,6 +65,7 @@ ALLOWED = {  # of each key: good values, and bad ones
     "data.general.count": whole(0), "data.domain.count": whole(1), "data.heldout_share": number(0, 1),
     "icd10.candidates": (st.integers(2, 10), st.one_of(NOT_NUMBERS, st.integers(-5, 1), st.integers(11, 99))),
     "chat.system": text("", "Be brief."), "chat.thinking": choice("on", "off", "template"),
+    "chat.date": choice("2026-01-01", "2024-02-29"),
     "specialise.source": text(""), "specialise.count": whole(0), "specialise.steps": whole(1),
     "specialise.batch_size": whole(1), "specialise.seed": whole(0), "specialise.checkpoint_every": whole(1),
     "rollout.batch_size": whole(1), "rollout.rows_at_once": whole(1), "rollout.max_prompt_tokens": whole(1),

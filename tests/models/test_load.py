@@ -379,7 +379,7 @@ def test_the_bundled_model_answers_as_it_should(bundled):
     model, engine, params = bundled
     prompt = data.Prompt("france", [{"role": "user", "content": "What is the capital of France?"}])
     loaded = data.Loaded("test", "heldout", rows=1, duplicates=0, available=1, prompts=[prompt])
-    form = chat.Chat(system="", thinking="template")
+    form = chat.Chat(system="", thinking="template", date="2026-01-01")
     ids = chat.encode_prompts(model.tokenizer, loaded, form, limit=40, long_prompts="error").tokens
     rollout = engine.sample(params, ids, jax.random.key(0), width=40, batch=1, max_new_tokens=12, temperature=0.0)
     response = rollout.tokens_BL[0, 40:][rollout.response_mask_BT[0]]
