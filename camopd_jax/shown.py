@@ -20,6 +20,7 @@ _SECRETS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 HIDDEN = "***"
+WARNING = "warning: "  # of a line of the page of checks
 # Control characters (those of 8 bits too), line separators, and what turns the direction of a text around.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 LONGEST = 2000  # characters of a line
