@@ -17,6 +17,7 @@ from camopd_jax import (
     footprint,
     hosts,
     inputs,
+    judged,
     plan,
     prompts,
     renderings,
@@ -34,8 +35,7 @@ from camopd_jax.engine import Engine
 from camopd_jax.inputs import Inputs
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.models.load import Model
-
-WARNING = "warning: "
+from camopd_jax.shown import WARNING
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,12 @@ def _tokenizers(read: Inputs, workdir: Path) -> Iterator[str]:
     samples = renderings.prompts(engine.tokenizer, chat)
     for name, model in read.models.items():
         where = f"config.teachers.{name} = {model.source!r}"
-        whose = "the student's" if model is read.base else "the student's too"
-        yield (
-            f"{name}: {engine.numerics.vocab:,} tokens, {whose}; a response ends with {_stops(engine, model)}; "
-            f"{len(samples)} of {len(renderings.SAMPLES)} sample conversations compared"
-        )
+        whose, compared = "the student's", ""
+        if model is not read.base:
+            whose += " too"
+            compared = f"; {len(samples)} of {len(renderings.SAMPLES)} sample conversations compared"
+        ends = _stops(engine, model)
+        yield f"{name}: {engine.numerics.vocab:,} tokens, {whose}; a response ends with {ends}{compared}"
         if set(model.stop_ids) != set(engine.stop_ids):
             yield (
                 f"{WARNING}{where}: its responses end with {_stops(engine, model)}, the student's with "
@@ -205,11 +206,11 @@ def _self_tests(read: Inputs) -> Iterator[str]:
 
     def passed() -> dict:
         found = selftest.figures(read)
-        selftest.judge(found, *how)  # what has failed is not kept
+        judged.judge(found, *how)  # what has failed is not kept
         return found
 
     found, known = checked.remembered({"self-test": checked.shaped_by(read)}, passed)
-    first, *others = selftest.judge(found, *how)
+    first, *others = judged.judge(found, *how)
     yield from (f"{first}{_source(known)}", *others)
     if read.examples:
         yield stops.of_examples(read)

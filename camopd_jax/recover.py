@@ -24,12 +24,11 @@ from camopd_jax.camopd import methods, records
 from camopd_jax.camopd import system as camopd
 from camopd_jax.camopd.diagnostics import Diagnostics
 from camopd_jax.checkpoint import Checkpoints
-from camopd_jax.engine import Engine, Policy
+from camopd_jax.engine import Policy
 from camopd_jax.evals import cached, suite
 from camopd_jax.inputs import Inputs
-from camopd_jax.models import decoder
-from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
-from camopd_jax.student import Student, Teacher
+from camopd_jax.step import make_optimizer
+from camopd_jax.student import Student, Teacher, recovery_steps, steps_of
 from camopd_jax.types import Params, System
 
 BEST = "general/short_reverse_kl"
@@ -87,7 +86,7 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
         print(f"WARNING: the {read.specialised} teacher in {home} is damaged ({wrong}); it is made again", flush=True)
     if any(hosts.absent(home)):
         optimizer = make_optimizer(**s.optim, decay_steps=s.steps)
-        steps = _steps(config, engine, student, sft.objective, optimizer, temperature=1.0)
+        steps = steps_of(config, student, sft.objective, optimizer, 1.0, scoring.score)
         collect = sft.collector(
             read.examples.prompts, read.examples.answers, read.examples.ids, batch_size=s.batch_size,
             seed=s.seed, shape=engine.shape, pad_id=engine.tokenizer.pad_token_id,
@@ -134,9 +133,6 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
         camopd.evaluator(engine, frozen, branches, shape, config.eval.seed, student.whole),
         diagnose,
     )
-    function, objective = camopd.scored_by(c)
-    optimizer = make_optimizer(**config.optim, decay_steps=0)
-    temperature = config.rollout.temperature
     wanted = loop.Plan(
         "recover", config.steps, config.eval.every, config.checkpoint.every, config.diagnostics.every,
         guards.limits_of(config.guard, surrogate=weighed),
@@ -145,8 +141,8 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
         if checkpoints.latest() != config.steps and hosts.writer():
             (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
-            system, _steps(config, engine, student, objective, optimizer, temperature, function), wanted, workdir,
-            checkpoints, teachers[config.student].start, jax.random.key(config.seed),
+            system, recovery_steps(config, student), wanted, workdir, checkpoints, teachers[config.student].start,
+            jax.random.key(config.seed),
         )  # fmt: skip
     return state.params
 
@@ -158,14 +154,6 @@ def checkpoints_of(config: ConfigDict, workdir: Path, read_only: bool) -> Checkp
         workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=keep_best, best_metric=BEST,
         read_only=read_only,
     )  # fmt: skip
-
-
-def _steps(
-    config: ConfigDict, engine: Engine, student: Student, objective: Callable, optimizer: Optimizer, temperature: float,
-    function: Callable = scoring.score,
-) -> Steps:  # fmt: skip
-    score = engine.scorer(temperature, config.micro.remat, function)
-    return build_steps(score, student.shapes, engine.mesh, decoder.AXES, objective, optimizer, student.frozen())
 
 
 def _mixes(read: Inputs, name: str) -> bool:

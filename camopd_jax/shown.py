@@ -26,6 +26,7 @@ _SECRETS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 HIDDEN = "***"
+WARNING = "warning: "  # of a line of the page of checks
 # Control characters (those of 8 bits too), line separators, what is not seen, and what turns a text around.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb"

@@ -59,6 +59,7 @@ class Steps:
 
     init: Callable[[Params, jax.Array], TrainState]  # donates the parameters
     zeros: Callable[[], Params]
+    score: Callable[[Params, Update, Params], jax.Array]  # what `micro` differentiates, [R, S]
     micro: Callable[[Params, Params, Update, Params], tuple[Params, dict]]  # donates the gradient sum
     measure: Callable[[TrainState, Params], dict]
     apply: Callable[[TrainState, Params], TrainState]  # donates the state
@@ -98,9 +99,12 @@ def build_steps(
         key=sharding.replicated(mesh),
     )
 
-    def loss(params, update, frozen):
+    def figures(params, update, frozen):
         params = lora.join(frozen, params) if frozen else params
-        return objective(score(params, update.packed, *update.teacher), update)
+        return score(params, update.packed, *update.teacher)
+
+    def loss(params, update, frozen):
+        return objective(figures(params, update, frozen), update)
 
     def micro(params, grads, update, frozen):
         (value, sums), new = jax.value_and_grad(loss, has_aux=True)(params, update, frozen)
@@ -141,6 +145,7 @@ def build_steps(
 
     make = jax.jit(init_of_bits, in_shardings=(params_at, None), out_shardings=state_at, donate_argnums=0)
     rows = sharding.by_rows(mesh)
+    update_at = Update(rows, rows, rows, rows, teacher=None)
     abstract = jax.tree.map(
         lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
         jax.eval_shape(init, shapes, jax.random.key(0)),
@@ -149,9 +154,10 @@ def build_steps(
     return Steps(
         init=lambda params, key: make(params, np.asarray(jax.random.key_data(key))),
         zeros=jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=params_at),
+        score=jax.jit(figures, in_shardings=(params_at, update_at, None), out_shardings=rows),
         micro=jax.jit(
             micro,
-            in_shardings=(params_at, params_at, Update(rows, rows, rows, rows, teacher=None), None),
+            in_shardings=(params_at, params_at, update_at, None),
             out_shardings=(params_at, sharding.replicated(mesh)),
             donate_argnums=1,
         ),

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 from safetensors import SafetensorError
 
 from camopd_jax import hosts, sums
+from camopd_jax.camopd import system as camopd
 from camopd_jax.engine import Engine, Policy
-from camopd_jax.models import export, load, lora, weights
+from camopd_jax.models import decoder, export, load, lora, weights
 from camopd_jax.models.load import Model
+from camopd_jax.step import Optimizer, Steps, build_steps, make_optimizer
 from camopd_jax.types import Params
 
 MASTER = "float32"  # of the parameters that train, whatever the forward pass computes in
@@ -163,3 +166,19 @@ class Student:
 
     def _place_adapter(self, adapter: Params, dtype: str) -> Params:
         return lora.place(adapter, self.engine.params_at, dtype)
+
+
+def steps_of(
+    config: ConfigDict, student: Student, objective: Callable, optimizer: Optimizer, temperature: float,
+    function: Callable,
+) -> Steps:  # fmt: skip
+    """The update of a student; `function` of `scoring` is what is differentiated, at a temperature."""
+    score = student.engine.scorer(temperature, config.micro.remat, function)
+    return build_steps(score, student.shapes, student.engine.mesh, decoder.AXES, objective, optimizer, student.frozen())
+
+
+def recovery_steps(config: ConfigDict, student: Student) -> Steps:
+    """The update of a recovery; the self-tests of its start have the same."""
+    function, objective = camopd.scored_by(config.camopd)
+    optimizer = make_optimizer(**config.optim, decay_steps=0)
+    return steps_of(config, student, objective, optimizer, config.rollout.temperature, function)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from test_checkpoint import largest
 
-from camopd_jax import inputs, lock, metrics, recover, resume, saved, sums
+from camopd_jax import inputs, lock, metrics, recover, resume, saved, scoring, sums
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.models import decoder, load
 from camopd_jax.models.weights import WHOLE, merged, of_params
 from camopd_jax.sft import objective
 from camopd_jax.step import make_optimizer
-from camopd_jax.student import Student
+from camopd_jax.student import Student, steps_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def make_run(workdir, rank, saved):
     models, engine = inputs.open_models(config)
     metrics.write_config(workdir, config, {n: [m.source, m.fingerprint] for n, m in models.items()}, {}, [])
     student = Student(engine, inputs.base_of(config, models))
-    steps = recover._steps(config, engine, student, objective, make_optimizer(**config.optim, decay_steps=0), 1.0)
+    steps = steps_of(config, student, objective, make_optimizer(**config.optim, decay_steps=0), 1.0, scoring.score)
     states = {}
     with recover.checkpoints_of(config, workdir, read_only=False) as checkpoints:
         for step in saved:

@@ -47,6 +47,8 @@ TOP = (
     "renderings",
     "room",
     "selftest",
+    "agreement",
+    "judged",
     "stops",
     "outcome",
     "workdirs",

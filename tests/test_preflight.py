@@ -55,9 +55,9 @@ def test_the_page_has_a_figure_for_each_check_and_remembers_what_was_proved(tmp_
     for says in (
         " keys, all there", "560 rows, 448 to train on", "in all 792 rows of 3 sources", "none empty",
         "496 prompts that train and 40 that are held out", "none is both",
-        "general: 258 tokens", "3 of 3 sample conversations", "checkpoints 0.0014 GB", "GB at the fullest",
-        "in 20 tensors, all there, of the right shape and finite; fingerprint", "a teacher that is the student: gap 0 ",
-        "sampler against scores: ", "All checks are passed",
+        "general: 258 tokens, the student's; ", "checkpoints 0.0014 GB", "GB at the fullest",
+        "in 20 tensors, all there, of the right shape and finite; fingerprint", "the two differ by 0 nats",
+        "scoring gives the ", "All checks are passed",
     ):  # fmt: skip
         assert says in page, says
     assert re.search(r"^  checked in \d+\.\d s$", page, re.MULTILINE)

@@ -42,13 +42,16 @@ _turn = threading.Lock()
 def wrapped(point: str, wrap: Callable[[Callable], Callable]) -> None:
     """Put wrap(function) in a function's place."""
     if point.startswith("Steps."):
-        field, build = point.removeprefix("Steps."), recover.build_steps
+        field = point.removeprefix("Steps.")
 
-        def built(*arguments):
-            steps = build(*arguments)
-            return dataclasses.replace(steps, **{field: wrap(getattr(steps, field))})
+        def around(build):
+            def built(*arguments):
+                steps = build(*arguments)
+                return dataclasses.replace(steps, **{field: wrap(getattr(steps, field))})
 
-        recover.build_steps = built
+            return built
+
+        recover.steps_of, recover.recovery_steps = around(recover.steps_of), around(recover.recovery_steps)
         return
     module, _, name = point.partition(":")
     *owners, name = name.split(".")
