@@ -62,7 +62,7 @@ def test_every_kind_of_run_passes_and_leaves_nothing_on_the_devices(changes, mon
     assert list(found["moved"]) == visited and min(found["moved"].values()) > 0
     assert found["gap"] < 1e-6 if found["still"] is not None else found["still"] is None
     assert found["ends"]["ends"] == found["ends"]["padded"] == found["ends"]["responses"] >= 2
-    assert found["tokens"] > 8
+    assert found["scored"]["tokens"] > 8
 
 
 AGREES = {"tokens": 40, "mean": 1e-5, "most": 2e-5, "warmer": -0.002}
