@@ -13,7 +13,11 @@ from camopd_jax.shown import WARNING
 
 @dataclass(frozen=True)
 class Bounds:
-    """What rounding may do. On 2 CPU cores, SmolLM2-135M (the small preset), BOUNDS_TOKENS
+    """What rounding may do. On 2 CPU cores, SmolLM2-135M (the small preset), 49 tokens at temperature 1, it does:
+
+    in float32 and in bfloat16, with an adapter and without, and under each of the losses, a gap of 0 and a gradient of
+    0 (under "full" 2e-6 of the other teacher's); between sampler and scores or training 4e-6 nats a token on average
+    and 1.7e-5 at most in float32, BF16 in bfloat16.
 
     Other devices round otherwise, and may compile the student, whose weights are float32, to another program than a
     teacher of bfloat16; hence the room above these figures.
@@ -78,7 +82,7 @@ def _tests(found: dict, bounds: Bounds, temperature: float) -> list[tuple[bool, 
     if sizes:
         tests.append((
             found["follows"] <= bounds.still,
-            "with the teacher's word turned round: the gradient is turned round too, but for "
+            "with what that teacher says halved and turned round: so is the gradient, but for "
             f"{found['follows']:.2g} of it (allowed {bounds.still:.2g})",
             "the student does not learn what the teacher says",
         ))  # fmt: skip

@@ -92,8 +92,9 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
 
     def record(answers: Answers, rows: np.ndarray, most: int) -> list[dict]:
         own = teachers.placed(answers.branch.name)[1]
-        gap_BT = engine.score(own, answers.rollout) - answers.student_BT
-        asked.append(float(np.abs(answers.gap_BT - gap_BT).max() / max(np.abs(gap_BT).max(), 1e-30)))
+        if teachers.scale != 1:  # else there is no gap
+            gap_BT = engine.score(own, answers.rollout) - answers.student_BT
+            asked.append(float(np.abs(answers.gap_BT - gap_BT).max() / max(np.abs(gap_BT).max(), 1e-30)))
         who, score_BT = (own, answers.teacher_BT) if method.teacher_answers else (same, answers.student_BT)
         slopes.append(agreement.slope(score_BT, engine.score(_louder(who, 0.5), answers.rollout)))
         scored.append(score_BT)
@@ -112,12 +113,11 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
             collect(state, step)
             first = list(zip(seen, slopes, strict=True))
             found["gap"] = max(float(np.abs(answers.gap_BT).max()) for answers in seen)
-            asked.clear()  # of gaps that are none
-            if not method.teacher_answers:  # built here, as a run builds none of gaps that are 0
-                updates = [u for a in seen for u in _updates(a.rollout, a.gap_BT, engine)]
-                found["still"] = size(gradient(state.params, updates, 1.0, steps.zeros()))
             if c.loss == "sampled":
                 found["trained"] = _trained(first, steps, engine, state.params)
+                if not method.teacher_answers:  # built here, as a run builds none of gaps that are 0
+                    updates = [u for a in seen for u in _updates(a.rollout, a.gap_BT, engine)]
+                    found["still"] = size(gradient(state.params, updates, 1.0, steps.zeros()))
         for scale in SCALES:
             teachers.scale = scale
             experience = collect(state, step)
@@ -128,10 +128,9 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
                 break
         rejected = method.teacher_rank and not any(update.credit_RS.any() for update in updates)
         found["moved"][experience.branch] = None if rejected else moved
-        if moved:  # once with the credit, and twice with -1/2 of it
-            for _ in range(2):
-                grads = gradient(state.params, updates, -0.5, grads)
-            found["follows"] = max(found["follows"], size(grads) / moved)
+        if moved:  # with the credit and -1/2 of it, of which half a gradient is left
+            left = size(gradient(state.params, updates, -0.5, grads)) / moved
+            found["follows"] = max(found["follows"], abs(2 * left - 1))
         del grads, updates
         if c.loss != "sampled":  # the same tokens, and a teacher that is the student
             teachers.scale = 1.0

@@ -342,8 +342,9 @@ def test_the_keys_are_counted_and_doubts_are_told():
 
 def test_self_tests_that_failed_are_not_remembered(monkeypatch, tmp_path):
     ends = {"responses": 2, "ends": 2, "padded": 2, "slots": 9, "tokens": 9}
-    good = {"gap": 0.0, "still": 0.0, "moved": {"general": 1.0}, "sampled": 0.0, "off": 0.0, "tokens": 9}
-    good |= {"ends": ends, "teachers": {}}
+    agrees = {"tokens": 9, "mean": 0.0, "most": 0.0, "warmer": 0.0}
+    good = {"gap": 0.0, "still": 0.0, "follows": 0.0, "moved": {"general": 1.0}, "asked": 0.0, "scored": agrees}
+    good |= {"stopped": {"responses": 2, "ended": 2, "right": 2}, "ends": ends, "teachers": {}}
     read = SimpleNamespace(config=config(), examples=None)
     monkeypatch.setattr(checked, "shaped_by", lambda read: {})
     for gap, cached in ((1.0, None), (1.0, None), (0.0, 0), (1.0, 1)):  # the last one is not computed
