@@ -105,8 +105,14 @@ def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(undisturbed,
         real(directory, step)
 
     monkeypatch.setattr(sums, "write", write)
-    with pytest.raises(loop.Interrupted, match="at step 4; the state is saved"):
-        run(tmp_path)
+    late = []  # what would end the process
+    before = signal.signal(signal.SIGTERM, lambda *_: late.append("killed"))
+    try:
+        with pytest.raises(loop.Interrupted, match="at step 4; the state is saved"):
+            run(tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not late
     assert resume.find(tmp_path).step == 4
     assert files(tmp_path) == undisturbed
 
