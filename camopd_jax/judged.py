@@ -15,7 +15,7 @@ from camopd_jax.shown import WARNING
 class Bounds:
     """What rounding may do.
 
-    On 2 CPU cores, SmolLM2-135M (the small preset), 49 tokens at temperature 1, all weights trained, it does: a gap of 0
+    On 2 CPU cores, SmolLM2-135M (the small preset), 49 tokens at temperature 1, all weights trained, it does: a gap
     and a gradient of 0; between sampler and scores or training 4e-6 nats a token on average and 1.7e-5 at most in
     float32, 0.025 and 0.12 in bfloat16. Other devices round otherwise, and may compile the student, whose weights are
     float32, to another program than a teacher of bfloat16; hence the room above these figures.
