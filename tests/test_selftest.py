@@ -29,7 +29,7 @@ def read(preset="tiny", **changes):
     return inputs.read(config)
 
 
-def tested(read):
+def judged_of(read):
     found = selftest.figures(read)
     return found, judged.judge(found, read.config.precision, read.config.rollout.temperature)
 
@@ -50,7 +50,7 @@ def test_every_kind_of_run_passes_and_leaves_nothing_on_the_devices(changes, mon
     monkeypatch.setattr(weights, "place", lambda *a: placed.append(a) or place(*a))
     gc.collect()
     before = {id(x) for x in jax.live_arrays()}
-    found, lines = tested(inputs_)
+    found, lines = judged_of(inputs_)
     large = [x for x in jax.live_arrays() if id(x) not in before and x.size > 100]
     others = ["second"] if "preset" in changes else []
     assert not large and len(placed) == 1 + len(others), "beside the student there is the other teacher's norm alone"
