@@ -7,6 +7,7 @@ gradient are those of the run; only prompts, responses and packed rows are few a
 
 import gc
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -137,7 +138,7 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
             updates = [experience.complete(place) for place in range(len(experience.updates))]
             found["still"] = max(found["still"], size(gradient(state.params, updates, 1.0, steps.zeros())))
     found["scored"] = agreement.figures(scored, [a.rollout.sampler_logp_BT for a in seen], slopes)
-    found["asked"] = max(asked)
+    found["asked"] = max(asked, default=math.inf)  # no teacher was asked
     found["stopped"] = stops.of_sampler([answers.rollout for answers in seen], engine)
     found["ends"] = stops.in_loss(seen[-1].rollout, engine, camopd.scored_by(c)[1])
     return found, seen[-1]
