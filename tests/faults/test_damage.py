@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
-import runs
 from safetensors.numpy import load_file, save_file
 
 from camopd_jax.models import export, load
@@ -53,7 +53,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, copied
     output = shared.completed(copied)
     assert "going on from the checkpoint at step 2" in output
     assert "checkpoints/4 is damaged" in output, output
-    runs.assert_same(copied, expected)
+    processes.assert_same(copied, expected)
 
 
 def test_without_a_whole_checkpoint_nothing_is_started_over(copied, shared):
@@ -61,7 +61,7 @@ def test_without_a_whole_checkpoint_nothing_is_started_over(copied, shared):
         truncated(copied / "checkpoints" / str(step))
     code, output = shared.finish(copied)
     assert code == 2, output
-    assert "no whole checkpoint is left" in runs.error_of(output)
+    assert "no whole checkpoint is left" in processes.error_of(output)
 
 
 LIMITS = {  # where no file may grow beyond some bytes: the fault, and the steps whose checkpoints are whole then
@@ -76,28 +76,28 @@ def test_a_disk_that_takes_no_more_stops_with_one_line_and_keeps_what_was_saved(
     fault, whole = LIMITS[place]
     code, output = shared.finish(tmp_path / "run", fault=fault)
     assert code == 1, output
-    runs.error_of(output)
-    assert runs.kept(tmp_path / "run") == whole
+    processes.error_of(output)
+    assert processes.kept(tmp_path / "run") == whole
     for step in whole:
-        assert runs.state(tmp_path / "run", step) == runs.state(shared.home / "undisturbed", step)
+        assert processes.state(tmp_path / "run", step) == processes.state(shared.home / "undisturbed", step)
     shared.completed(tmp_path / "run")
-    runs.assert_same(tmp_path / "run", expected)
+    processes.assert_same(tmp_path / "run", expected)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(shared, expected, tmp_path):
     code, output = shared.finish(tmp_path / "run", fault={"nan": "embed", "after_step": 2})
     assert code == 1, output
-    said = runs.error_of(output)
+    said = processes.error_of(output)
     assert "step 3" in said and "branch general" in said
-    assert runs.kept(tmp_path / "run") == [2]
-    assert runs.state(tmp_path / "run", 2) == runs.state(shared.home / "undisturbed", 2)
+    assert processes.kept(tmp_path / "run") == [2]
+    assert processes.state(tmp_path / "run", 2) == processes.state(shared.home / "undisturbed", 2)
     shared.completed(tmp_path / "run")
-    runs.assert_same(tmp_path / "run", expected)
+    processes.assert_same(tmp_path / "run", expected)
 
 
 def test_a_gradient_that_is_not_finite_is_named_with_its_tensors_and_samples(shared, expected, tmp_path):
     _, output = shared.finish(tmp_path / "run", fault={"nan": "embed"})
-    said = runs.error_of(output)
+    said = processes.error_of(output)
     assert "embed" in said and "prompts.jsonl:" in said
 
 
@@ -110,5 +110,5 @@ def test_weights_that_are_not_finite_are_refused_before_anything_is_written(shar
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     code, output = shared.finish(tmp_path / "run", f"--config.teachers.domain=path:{tmp_path / 'model'}")
     assert code == 2, output
-    assert "model.layers.1.mlp.up_proj.weight" in runs.error_of(output)
+    assert "model.layers.1.mlp.up_proj.weight" in processes.error_of(output)
     assert not (tmp_path / "run" / "checkpoints").exists()

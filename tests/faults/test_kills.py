@@ -6,9 +6,9 @@ import signal
 import subprocess
 import time
 
+import processes
 import pytest
 import runner
-import runs
 
 BEFORE, AFTER = {"call": 1, "when": "before"}, {"call": 1, "when": "after"}
 NAMED = {  # the point: the fault, and the step from which the next run goes on (0: from the start)
@@ -35,7 +35,7 @@ def test_killed_at_a_named_point_and_started_again(point, shared, expected, tmp_
         assert list((workdir / "checkpoints").glob("4*tmp*")), "it was not in the middle of saving"
     assert not (workdir / "report.html").exists()
     assert_goes_on(shared.completed(workdir), step)
-    runs.assert_same(workdir, expected)
+    processes.assert_same(workdir, expected)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def course(shared, expected, tmp_path_factory):
     clock = time.monotonic()
     code, output = shared.finish(workdir / "run", fault={"count": str(workdir / "counts.json")})
     assert code == 0, output
-    runs.assert_same(workdir / "run", expected)
+    processes.assert_same(workdir / "run", expected)
     counts = json.loads((workdir / "counts.json").read_text())
     assert set(counts) == set(runner.POINTS)
     return time.monotonic() - clock, counts
@@ -74,7 +74,7 @@ def test_killed_at_a_random_call_of_a_random_function(seed, shared, expected, co
     print(fault)
     shared.killed(tmp_path / "run", fault)
     shared.completed(tmp_path / "run")
-    runs.assert_same(tmp_path / "run", expected)
+    processes.assert_same(tmp_path / "run", expected)
 
 
 @pytest.mark.faults
@@ -85,7 +85,7 @@ def test_killed_at_a_random_time(seed, shared, expected, course, tmp_path):
     print(f"{seconds:.2f} s of {course[0]:.2f}: exit code {code}\n{output}")
     assert code in (0, -signal.SIGKILL)
     shared.completed(tmp_path / "run")
-    runs.assert_same(tmp_path / "run", expected)
+    processes.assert_same(tmp_path / "run", expected)
 
 
 @pytest.mark.faults
@@ -98,7 +98,7 @@ def test_killed_three_times(seed, shared, expected, course, tmp_path):
         code, output = shared.finish(tmp_path / "run", fault=fault)
         assert code in (0, -signal.SIGKILL), output
     shared.completed(tmp_path / "run")
-    runs.assert_same(tmp_path / "run", expected)
+    processes.assert_same(tmp_path / "run", expected)
 
 
 @pytest.mark.faults
@@ -110,4 +110,4 @@ def test_sigterm_at_a_random_time(seed, shared, expected, course, tmp_path):
     assert code in (0, 128 + signal.SIGTERM, -signal.SIGTERM)  # outside the training there is nothing to save
     assert ("the state is saved" in output) == (code == 128 + signal.SIGTERM)
     shared.completed(tmp_path / "run")
-    runs.assert_same(tmp_path / "run", expected)
+    processes.assert_same(tmp_path / "run", expected)
