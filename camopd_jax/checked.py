@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from camopd_jax import hosts
+from camopd_jax import hosts, metrics
 from camopd_jax.evals import cached
 from camopd_jax.inputs import Inputs
 from camopd_jax.models.conversion import cache_dir
@@ -42,9 +41,7 @@ def remembered(key: dict, compute: Callable[[], dict]) -> tuple[dict, bool]:
     found = compute()
     if hosts.writer():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(found, file)
-        os.replace(file.name, path)
+        metrics.write_json(path, found)
     return found, False
 
 

@@ -1,6 +1,7 @@
 """What a recovery run is made of, read and checked before anything is computed: models, mesh, prompts, evaluation."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -182,12 +183,13 @@ def _same_tokens(models: dict[str, Model], engine: Engine) -> None:
                 f"{engine.numerics.vocab} tokens"
             )
         if not set(model.stop_ids) & set(engine.stop_ids):
-            theirs, ours = (_named(engine, ids) for ids in (model.stop_ids, engine.stop_ids))
+            theirs, ours = (named(engine, ids) for ids in (model.stop_ids, engine.stop_ids))
             raise ValueError(
                 f"config.teachers.{name} = {model.source!r}: its responses end with {theirs}, the student's with "
                 f"{ours}; all must share one such token, named by the tokenizer or in generation_config.json"
             )
 
 
-def _named(engine: Engine, ids: tuple[int, ...]) -> str:
+def named(engine: Engine, ids: Sequence[int]) -> str:
+    """Token ids as a message has them."""
     return ", ".join(f"{engine.tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in ids)

@@ -104,13 +104,15 @@ def _look(path: Path, before: dict, refused: str, locked: bool) -> None:
 
 
 def _alive(process: int | None) -> bool:
+    if not process:
+        return False
     try:
-        os.kill(int(process or 0), 0) if process else None
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # of another user
         return True
-    return bool(process)
+    return True
 
 
 def _is(fd: int, path: Path) -> bool:

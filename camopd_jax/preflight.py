@@ -31,10 +31,8 @@ from camopd_jax import (
 )
 from camopd_jax.camopd import methods
 from camopd_jax.chat import Chat
-from camopd_jax.engine import Engine
 from camopd_jax.inputs import Inputs
 from camopd_jax.models.conversion import cache_dir
-from camopd_jax.models.load import Model
 from camopd_jax.shown import WARNING
 
 
@@ -62,12 +60,11 @@ def check(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> Checked:
         resume.check_free(workdir)
         workdirs.check_allowed(config, workdir, allowed)
         workdirs.check_workdir(config, workdir, allowed)
-        resume.check_whole(workdir)
         workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
         if config.precision == "float32":
             jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
+        step = resume.check_whole(workdir)
         print(shown.lines(_header(config, workdir)), flush=True)
-        step = resume.find(workdir).step if hosts.writer() else None  # the others print nothing
         goes_on = f"; the run in {workdir} goes on at step {step}" if step else ""
         _show("config", [f"{keys} keys, all there, known and in range{goes_on}", *_warnings(rules.doubts(config))])
         found = _checked(config, workdir, allowed)
@@ -165,16 +162,16 @@ def _tokenizers(read: Inputs, workdir: Path) -> Iterator[str]:
     samples = renderings.prompts(engine.tokenizer, chat)
     for name, model in read.models.items():
         where = f"config.teachers.{name} = {model.source!r}"
-        whose, compared = "the student's", ""
-        if model is not read.base:
-            whose += " too"
-            compared = f"; {len(samples)} of {len(renderings.SAMPLES)} sample conversations compared"
-        ends = _stops(engine, model)
-        yield f"{name}: {engine.numerics.vocab:,} tokens, {whose}; a response ends with {ends}{compared}"
+        tokens, ends = f"{engine.numerics.vocab:,} tokens", inputs.named(engine, model.stop_ids)
+        if model is read.base:
+            yield f"{name}: {tokens}, the student's; a response ends with {ends}"
+            continue
+        compared = f"{len(samples)} of {len(renderings.SAMPLES)} sample conversations compared"
+        yield f"{name}: {tokens}, the student's too; a response ends with {ends}; {compared}"
         if set(model.stop_ids) != set(engine.stop_ids):
             yield (
-                f"{WARNING}{where}: its responses end with {_stops(engine, model)}, the student's with "
-                f"{_stops(engine, read.base)}; where only one of the two stops, the teacher misjudges the end"
+                f"{WARNING}{where}: its responses end with {ends}, the student's with "
+                f"{inputs.named(engine, engine.stop_ids)}; where only one of the two stops, the teacher misjudges it"
             )
         difference = renderings.difference(engine.tokenizer, model.tokenizer, chat)
         if difference:
@@ -185,10 +182,6 @@ def _tokenizers(read: Inputs, workdir: Path) -> Iterator[str]:
     if read.specialised:
         state = "is in the cache" if read.made_at(workdir).is_dir() else "will be made"
         yield f"{read.specialised}: {state}, with tokens and template of {read.base.source}"
-
-
-def _stops(engine: Engine, model: Model) -> str:
-    return ", ".join(f"{engine.tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in model.stop_ids)
 
 
 def _weights(read: Inputs) -> Iterator[str]:

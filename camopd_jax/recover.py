@@ -137,7 +137,7 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
         "recover", config.steps, config.eval.every, config.checkpoint.every, config.diagnostics.every,
         guards.limits_of(config.guard, surrogate=weighed),
     )  # fmt: skip
-    with checkpoints_of(config, workdir, read_only=False) as checkpoints:
+    with checkpoints_of(config, workdir) as checkpoints:
         if checkpoints.latest() != config.steps and hosts.writer():
             (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
@@ -147,13 +147,12 @@ def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdi
     return state.params
 
 
-def checkpoints_of(config: ConfigDict, workdir: Path, read_only: bool) -> Checkpoints:
+def checkpoints_of(config: ConfigDict, workdir: Path) -> Checkpoints:
     """The checkpoints of a recovery."""
     keep_best = config.checkpoint.keep_best if config.eval.every else 0
     return Checkpoints(
-        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=keep_best, best_metric=BEST,
-        read_only=read_only,
-    )  # fmt: skip
+        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=keep_best, best_metric=BEST
+    )
 
 
 def _mixes(read: Inputs, name: str) -> bool:

@@ -59,14 +59,17 @@ def check_free(workdir: Path) -> None:
         lock.check(workdir / LOCK, _refused(workdir))
 
 
-def check_whole(workdir: Path) -> None:
-    """Validate, on the writer, that the run in a workdir can go on.
+def check_whole(workdir: Path) -> int | None:
+    """The step that the run in a workdir goes on at, on the writer, which validates that it can.
 
     Raises:
       ValueError: if no checkpoint is whole, or a row of a log is damaged.
     """
-    if hosts.writer():
-        _usable(workdir, find(workdir))
+    if not hosts.writer():
+        return None
+    found = find(workdir)
+    _usable(workdir, found)
+    return found.step
 
 
 @contextmanager
@@ -169,7 +172,7 @@ def _clean(workdir: Path) -> None:
         export.clean(directory, older=0)
         for path in (directory / "checkpoints").glob(f"*{UNFINISHED}*"):
             shutil.rmtree(path)
-    for name in ("models", "specialised", "evaluations"):
+    for name in ("models", "specialised", "evaluations", "checked"):
         export.clean(cache_dir() / name, older=export.FORGOTTEN)
 
 

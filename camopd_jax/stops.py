@@ -37,6 +37,7 @@ def in_loss(rollout: Rollout, engine: Engine, objective: Callable) -> dict[str, 
     same where responses are padded with that token; "slots": all slots with a slope; "tokens": of the responses.
     """
     found = {"responses": len(rollout.tokens_BL)}
+    slope = jax.jit(jax.grad(lambda x_RS, update: objective(x_RS, update)[0]))
     stop_B = np.resize(engine.stop_ids, len(rollout.tokens_BL))
     for name, pad_B in (("ends", np.full_like(stop_B, engine.tokenizer.pad_token_id)), ("padded", stop_B)):
         ended = _ended(rollout, stop_B, pad_B)
@@ -44,7 +45,6 @@ def in_loss(rollout: Rollout, engine: Engine, objective: Callable) -> dict[str, 
         updates = camopd.make_updates(
             ended, np.ones(mask_BT.shape), np.arange(len(mask_BT)), len(mask_BT), engine.shape
         )
-        slope = jax.jit(jax.grad(lambda x_RS, update: objective(x_RS, update)[0]))
         trains = [(np.asarray(slope(u.sampler_logp_RS, u)) != 0) & (u.weight_RS > 0) for u in updates]
         is_end = [np.isin(u.packed.labels_RS, engine.stop_ids) & u.packed.slot_mask_RS for u in updates]
         found[name] = int(sum((t & e).sum() for t, e in zip(trains, is_end, strict=True)))

@@ -135,15 +135,14 @@ class Student:
             found = [wrong for wrong, _ in hosts.gather(hosts.in_turn(remove))]
         return [wrong for wrong in dict.fromkeys(found) if wrong]
 
-    def export(self, directory: Path, trained: Params, dtype: str, write: bool, replace: bool = True) -> None:
+    def export(self, directory: Path, trained: Params, dtype: str, write: bool) -> None:
         """Write the student as a model directory, its adapter merged into the weights; all processes must call it."""
         engine, read = self.engine, weights.of_params(trained)
         if self._adapters:  # from the source, whose weights may be more precise than those on the mesh
             read = weights.merged(self.base.read, trained, engine.cfg.lora)
         export.save_directory(
-            directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype, write=write,
-            replace=replace,
-        )  # fmt: skip
+            directory, engine.cfg, read, engine.tokenizer, stop_ids=engine.stop_ids, dtype=dtype, write=write
+        )
 
     def made(self, directory: Path) -> Teacher:
         """What `save` wrote, as a teacher."""

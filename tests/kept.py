@@ -19,7 +19,7 @@ def make(workdir: Path) -> Path:
     metrics.write_config(workdir, CONFIG, MODELS, DATA, [])
     logged(workdir, range(1, 7))
     keeping = changed(CONFIG, checkpoint__keep_last=len(STEPS))
-    with recover.checkpoints_of(keeping, workdir, read_only=False) as checkpoints:
+    with recover.checkpoints_of(keeping, workdir) as checkpoints:
         for step in STEPS:
             checkpoints.save(mistakes.state(), step, {recover.BEST: 1.0})
     return workdir

@@ -222,7 +222,7 @@ def _runs(home: Path) -> None:
     model = load.load("random:llama")
     metrics.write_config(earlier, config, {"general": [model.source, model.fingerprint]}, {}, [])
     (earlier / "metrics.jsonl").write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 5)))
-    with recover.checkpoints_of(config, earlier, read_only=False) as checkpoints:
+    with recover.checkpoints_of(config, earlier) as checkpoints:
         for step in (2, 4):
             checkpoints.save(state(), step, {recover.BEST: 1.0})
 

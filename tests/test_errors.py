@@ -173,7 +173,7 @@ def test_a_checkpoint_that_lost_its_data_is_named_in_one_line(setting, tmp_path)
     workdir = Path(shutil.copytree("earlier", tmp_path / "run"))
     for file in workdir.glob("checkpoints/4/default/**/d/*"):
         file.unlink()
-    with recover.checkpoints_of(mistakes.tiny(home), workdir, read_only=True) as checkpoints:
+    with recover.checkpoints_of(mistakes.tiny(home), workdir) as checkpoints:
         checkpoints.restore(mistakes.state(), 2)
         with pytest.raises(
             ValueError, match=r"checkpoints/4 cannot be read .*move it away, and the run goes on from step 2$"

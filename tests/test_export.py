@@ -45,7 +45,7 @@ def make_run(workdir, rank, saved):
     student = Student(engine, inputs.base_of(config, models))
     steps = steps_of(config, student, objective, make_optimizer(**config.optim, decay_steps=0), 1.0, scoring.score)
     states = {}
-    with recover.checkpoints_of(config, workdir, read_only=False) as checkpoints:
+    with recover.checkpoints_of(config, workdir) as checkpoints:
         for step in saved:
             params = jax.tree.map(lambda x, n=step: x + n / 100, student.fresh(0))
             read = merged(student.base.read, params, engine.cfg.lora) if rank else of_params(params)

@@ -177,7 +177,7 @@ def test_a_late_fault_says_what_is_whole_and_has_exit_code_1(run, error, says, c
 def test_a_checkpoint_that_cannot_be_read_is_told_with_what_then_goes_on_and_nothing_else(run):
     shutil.rmtree(run / "checkpoints" / "6" / "default" / "d")
     with pytest.raises(resume.Fault) as fault:
-        with resume._late(run), recover.checkpoints_of(CONFIG, run, read_only=True) as checkpoints:
+        with resume._late(run), recover.checkpoints_of(CONFIG, run) as checkpoints:
             checkpoints.restore(mistakes.state())
     said = str(fault.value)
     assert said.startswith(f"the checkpoint {run / 'checkpoints' / '6'} cannot be read (")

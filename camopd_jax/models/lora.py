@@ -53,7 +53,7 @@ def scaled(adapter: Params, factor: float) -> Params:
     return {"layers": {k: v * factor if k.endswith("_b") else v for k, v in adapter["layers"].items()}}
 
 
-def save(directory: Path, adapter: Params, lora: Lora, base: str, write: bool = True, replace: bool = True) -> None:
+def save(directory: Path, adapter: Params, lora: Lora, base: str, write: bool = True) -> None:
     """Write an adapter in the layout of the PEFT library; it appears whole or not at all.
 
     All processes must call it; one without `write` writes nothing.
@@ -64,7 +64,7 @@ def save(directory: Path, adapter: Params, lora: Lora, base: str, write: bool = 
             tensors[_peft_name(name, layer)] = np.ascontiguousarray(tensor)
     if not write:
         return
-    with writing(directory, replace) as staged:
+    with writing(directory, replace=True) as staged:
         save_file(tensors, staged / FILE, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",

@@ -56,14 +56,16 @@ def random_fault(draw: random.Random, counts: dict[str, int]) -> dict:
     return {"kill": point, "call": draw.randint(1, counts[point]), "when": draw.choice(("before", "after"))}
 
 
-def stop(shared, workdir, seconds: float, signum: int) -> tuple[int, str]:
-    """Send a signal after some seconds, unless the run has come to its end by then."""
+def stop(shared, workdir, draw: random.Random, course: float, signum: int) -> tuple[int, str]:
+    """Send a signal at a random time of the course of a run, unless it has come to its end by then."""
+    seconds = draw.uniform(0.3, 1.0) * course
     process = shared.start(workdir)
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signum)
         output, _ = process.communicate(timeout=300)
+    print(f"{seconds:.2f} s of {course:.2f}: exit code {process.returncode}\n{output}")
     return process.returncode, output
 
 
@@ -80,9 +82,7 @@ def test_killed_at_a_random_call_of_a_random_function(seed, shared, expected, co
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(10))
 def test_killed_at_a_random_time(seed, shared, expected, course, tmp_path):
-    seconds = random.Random(100 + seed).uniform(0.3, 1.0) * course[0]
-    code, output = stop(shared, tmp_path / "run", seconds, signal.SIGKILL)
-    print(f"{seconds:.2f} s of {course[0]:.2f}: exit code {code}\n{output}")
+    code, _ = stop(shared, tmp_path / "run", random.Random(100 + seed), course[0], signal.SIGKILL)
     assert code in (0, -signal.SIGKILL)
     shared.completed(tmp_path / "run")
     processes.assert_same(tmp_path / "run", expected)
@@ -104,9 +104,7 @@ def test_killed_three_times(seed, shared, expected, course, tmp_path):
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(6))
 def test_sigterm_at_a_random_time(seed, shared, expected, course, tmp_path):
-    seconds = random.Random(300 + seed).uniform(0.3, 1.0) * course[0]
-    code, output = stop(shared, tmp_path / "run", seconds, signal.SIGTERM)
-    print(f"{seconds:.2f} s of {course[0]:.2f}: exit code {code}\n{output}")
+    code, output = stop(shared, tmp_path / "run", random.Random(300 + seed), course[0], signal.SIGTERM)
     assert code in (0, 128 + signal.SIGTERM, -signal.SIGTERM)  # outside the training there is nothing to save
     assert ("the state is saved" in output) == (code == 128 + signal.SIGTERM)
     shared.completed(tmp_path / "run")
