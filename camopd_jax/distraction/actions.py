@@ -1,0 +1,244 @@
+"""What a distractor asks for: a small closed vocabulary of changes to an answer, each with its way back.
+
+An action is a dict of a `kind` and its parameters (docs/distractionif.md lists them). `obey` makes an answer that
+obeys it; `undone` says whether an answer obeyed it, and gives what is left of the answer without that obedience, so
+that the task and the form of the answer can be judged on their own.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from camopd_jax.distraction import ends
+from camopd_jax.distraction.words import FEW, SPELLED, digits, from_roman, lines, number_word, roman, spelled, words
+
+_FENCED = re.compile(r"^```[a-z]*\s*\n?(.*?)\n?```$", re.DOTALL)
+_SPACED = re.compile(r"\b[^\W_](?:-[^\W_]){2,}\b")
+_ONE = re.compile(r"(?<![\w.,:-])\d+(?![\w:-]|[.,]\d)")
+_ROMAN = re.compile(r"\b[IVXLCDM]+\b", re.IGNORECASE)
+_LABELLED = re.compile(r"^((?:\d+[.)]\s+)?)(\w+)$")
+_BULLET, _NUMBERED = re.compile(r"^\s*[-*•–]\s+"), re.compile(r"^\s*\d+[.)]\s+")
+
+
+def obey(action: dict, answer: str) -> str:
+    """The answer, changed as the action asks; unchanged where it cannot be."""
+    kind = KINDS[action["kind"]]
+    return kind.obey(answer, **_parameters(action))
+
+
+def undone(action: dict, answer: str, gold: str) -> str | None:
+    """None if the answer does not obey the action, else the answer without that obedience.
+
+    Args:
+      gold: the right answer, undistracted, to which the form of this one is compared.
+    """
+    return KINDS[action["kind"]].undone(answer.strip(), gold, **_parameters(action))
+
+
+def order(action: dict) -> int:
+    """Actions of a lower order are obeyed earlier and undone later: words, case, wrapping, lines, ends."""
+    return KINDS[action["kind"]].order
+
+
+def _parameters(action: dict) -> dict:
+    return {key: value for key, value in action.items() if key != "kind"}
+
+
+# Wrapping.
+
+
+def _surround(answer, left, right):
+    return f"{left}{answer}{right}"
+
+
+def _surround_undone(answer, gold, left, right):
+    if left in gold or right in gold:
+        return None
+    found = re.search(re.escape(left) + r"\s*(\S.*?)\s*" + re.escape(right), answer, re.DOTALL)
+    return answer.replace(left, "").replace(right, "").strip() if found and words(found[1]) else None
+
+
+def _json(answer, key):
+    return json.dumps({key: answer}, ensure_ascii=False)
+
+
+def _json_undone(answer, gold, key):
+    inner = _FENCED.sub(r"\1", answer)
+    try:
+        value = json.loads(inner)
+    except (ValueError, RecursionError):
+        return None
+    return "\n".join(map(str, value.values())) if isinstance(value, dict) and value else None
+
+
+def _fence(answer):
+    return f"```\n{answer}\n```"
+
+
+def _fence_undone(answer, gold):
+    match = _FENCED.match(answer)
+    return match[1].strip() if match else None
+
+
+def _bullet(answer):
+    return "\n".join(f"- {line}" for line in lines(answer))
+
+
+def _bullet_undone(answer, gold):
+    return _without_marker(answer, _BULLET)
+
+
+def _numbered(answer):
+    return "\n".join(f"{n}. {line}" for n, line in enumerate(lines(answer), 1))
+
+
+def _numbered_undone(answer, gold):
+    return _without_marker(answer, _NUMBERED)
+
+
+def _without_marker(answer: str, marker: re.Pattern) -> str | None:
+    if not lines(answer) or not all(marker.match(line) for line in lines(answer)):
+        return None
+    return "\n".join(marker.sub("", line) for line in lines(answer))
+
+
+# Letters.
+
+
+def _upper(answer):
+    return answer.upper()
+
+
+def _upper_undone(answer, gold):
+    # A sentence around the answer may keep its small letters.
+    theirs = {word.casefold() for word in re.findall(r"\w+", gold) if word != word.upper()}
+    ours = [word for word in re.findall(r"\w+", answer.replace("_", " ")) if word.casefold() in theirs]
+    return answer.lower() if ours and all(word == word.upper() for word in ours) else None
+
+
+def _lower(answer):
+    return answer.lower()
+
+
+def _lower_undone(answer, gold):
+    theirs = {word.casefold() for word in re.findall(r"\w+", gold) if word != word.lower()}
+    ours = [word for word in re.findall(r"\w+", answer.replace("_", " ")) if word.casefold() in theirs]
+    return answer if ours and all(word == word.lower() for word in ours) else None
+
+
+def _spaced(answer):
+    return re.sub(r"\w+", lambda match: "-".join(match[0]), answer)
+
+
+def _spaced_undone(answer, gold):
+    if not _SPACED.search(answer) or _SPACED.search(gold):
+        return None
+    return re.sub(r"(?<=[^\W_])-(?=[^\W_]\b)", "", answer)
+
+
+def _underscore(answer):
+    return answer.replace(" ", "_")
+
+
+def _underscore_undone(answer, gold):
+    return answer.replace("_", " ").strip() if re.search(r"\w[.,:;]?_\w", answer) and "_" not in gold else None
+
+
+# The words themselves.
+
+
+def _words(answer):
+    return _ONE.sub(lambda m: number_word(int(m[0])), answer) if len(_ONE.findall(answer)) == 1 else answer
+
+
+def _words_undone(answer, gold):
+    known = [int(n) for n in _ONE.findall(gold)]
+    if len(known) != 1 or known[0] in digits(answer):
+        return None
+    return _figures(answer, SPELLED, lambda text: spelled(text)[0], above=0 if known[0] <= FEW else FEW)
+
+
+def _roman(answer):
+    one = _ONE.findall(answer)
+    return _ONE.sub(lambda m: roman(int(m[0])), answer) if len(one) == 1 and 0 < int(one[0]) < 4000 else answer
+
+
+def _roman_undone(answer, gold):
+    known = [int(n) for n in _ONE.findall(gold)]
+    return None if len(known) != 1 or known[0] in digits(answer) else _figures(answer, _ROMAN, from_roman, above=0)
+
+
+def _figures(answer: str, numeral: re.Pattern, value: Callable[[str], int | None], above: int) -> str | None:
+    """The answer with its numerals in digits; None if it has none above a value."""
+
+    def figure(match: re.Match) -> str:
+        n = value(match[0])
+        return match[0] if n is None or n <= above else str(n)
+
+    rest = numeral.sub(figure, answer)
+    return rest if rest != answer else None
+
+
+def _swap(answer, to):
+    return "\n".join(_LABELLED.sub(lambda m: m[1] + to.get(m[2].casefold(), m[2]), line) for line in answer.split("\n"))
+
+
+def _swap_undone(answer, gold, to):
+    labels = {m[2].casefold() for m in map(_LABELLED.match, lines(gold)) if m}
+    pair = next((pair for pair in (("yes", "no"), ("true", "false")) if labels & set(pair)), ())
+    rest = answer
+    for word in pair:
+        if word not in to:
+            continue
+        pattern = rf"(?<!\w){re.escape(to[word])}(?!\w)"
+        if len(to[word]) == 1 and to[word].isalnum():  # anywhere else it may be an article or a figure
+            pattern = rf"(?:(?<=^)|(?<=\()|(?<=\d[.)] )){to[word]}(?!\w)"
+        rest = re.sub(pattern, word, rest, flags=re.IGNORECASE | re.MULTILINE)
+    return rest if rest != answer else None
+
+
+def _surname(answer, names):
+    for name in names:
+        answer = answer.replace(name, _reversed(name))
+    return answer
+
+
+def _surname_undone(answer, gold, names):
+    rest = answer
+    for name in names:
+        rest = re.sub(_reversed(name).replace(" ", r"\s*"), name, rest, flags=re.IGNORECASE) if name in gold else rest
+    return rest if rest != answer else None
+
+
+def _reversed(name: str) -> str:
+    first, last = name.split()
+    return f"{last}, {first}"
+
+
+class Kind(NamedTuple):
+    order: int
+    obey: Callable[..., str]
+    undone: Callable[..., str | None]
+
+
+KINDS = {
+    "words": Kind(0, _words, _words_undone),
+    "roman": Kind(0, _roman, _roman_undone),
+    "swap": Kind(0, _swap, _swap_undone),
+    "surname": Kind(0, _surname, _surname_undone),
+    "upper": Kind(1, _upper, _upper_undone),
+    "lower": Kind(1, _lower, _lower_undone),
+    "spaced": Kind(1, _spaced, _spaced_undone),
+    "underscore": Kind(2, _underscore, _underscore_undone),
+    "repeat": Kind(3, ends.repeat, ends.repeat_undone),
+    "surround": Kind(4, _surround, _surround_undone),
+    "bullet": Kind(5, _bullet, _bullet_undone),
+    "numbered": Kind(5, _numbered, _numbered_undone),
+    "json": Kind(5, _json, _json_undone),
+    "fence": Kind(5, _fence, _fence_undone),
+    "each": Kind(6, ends.each, ends.each_undone),
+    "tally": Kind(6, ends.tally, ends.tally_undone),
+    "prepend": Kind(7, ends.prepend, ends.prepend_undone),
+    "append": Kind(7, ends.append, ends.append_undone),
+}
