@@ -15,16 +15,20 @@ from camopd_jax.distraction.words import FEW, SPELLED, digits, from_roman, lines
 
 _FENCED = re.compile(r"^```[a-z]*\s*\n?(.*?)\n?```$", re.DOTALL)
 _SPACED = re.compile(r"\b[^\W_](?:-[^\W_]){2,}\b")
-_ONE = re.compile(r"(?<![\w.,:-])\d+(?![\w:-]|[.,]\d)")
+_ONE = re.compile(r"(?<!\d[.,:-])(?<!\w)\d+(?!\w|[.,:-]\d)")
 _ROMAN = re.compile(r"\b[IVXLCDM]+\b", re.IGNORECASE)
 _LABELLED = re.compile(r"^((?:\d+[.)]\s+)?)(\w+)$")
 _BULLET, _NUMBERED = re.compile(r"^\s*[-*•–]\s+"), re.compile(r"^\s*\d+[.)]\s+")
 
 
 def obey(action: dict, answer: str) -> str:
-    """The answer, changed as the action asks; unchanged where it cannot be."""
-    kind = KINDS[action["kind"]]
-    return kind.obey(answer, **_parameters(action))
+    """The answer, changed as the action asks; unchanged where it cannot be.
+
+    Raises:
+      ValueError: the kind is unknown, or its parameters are not those that it takes.
+    """
+    kind, parameters = _taken(action)
+    return kind.obey(answer, **parameters)
 
 
 def undone(action: dict, answer: str, gold: str) -> str | None:
@@ -32,17 +36,27 @@ def undone(action: dict, answer: str, gold: str) -> str | None:
 
     Args:
       gold: the right answer, undistracted, to which the form of this one is compared.
+
+    Raises:
+      ValueError: as `obey`.
     """
-    return KINDS[action["kind"]].undone(answer.strip(), gold, **_parameters(action))
+    kind, parameters = _taken(action)
+    return kind.undone(answer.strip(), gold, **parameters)
 
 
 def order(action: dict) -> int:
     """Actions of a lower order are obeyed earlier and undone later: words, case, wrapping, lines, ends."""
-    return KINDS[action["kind"]].order
+    return _taken(action)[0].order
 
 
-def _parameters(action: dict) -> dict:
-    return {key: value for key, value in action.items() if key != "kind"}
+def _taken(action: dict) -> tuple["Kind", dict]:
+    kind = KINDS.get(action.get("kind"))
+    if kind is None:
+        raise ValueError(f"action kind {action.get('kind')!r} is unknown; allowed: {', '.join(sorted(KINDS))}")
+    parameters = {key: value for key, value in action.items() if key != "kind"}
+    if set(parameters) != set(kind.takes):
+        raise ValueError(f"action {action['kind']!r} takes {sorted(kind.takes)}, got {sorted(parameters)}")
+    return kind, parameters
 
 
 # Wrapping.
@@ -193,7 +207,7 @@ def _swap_undone(answer, gold, to):
             continue
         pattern = rf"(?<!\w){re.escape(to[word])}(?!\w)"
         if len(to[word]) == 1 and to[word].isalnum():  # anywhere else it may be an article or a figure
-            pattern = rf"(?:(?<=^)|(?<=\()|(?<=\d[.)] )){to[word]}(?!\w)"
+            pattern = rf"(?:(?<=^)|(?<=\()|(?<=\d[.)] )){to[word]}(?!\w|[.)]\s)"
         rest = re.sub(pattern, word, rest, flags=re.IGNORECASE | re.MULTILINE)
     return rest if rest != answer else None
 
@@ -218,27 +232,28 @@ def _reversed(name: str) -> str:
 
 class Kind(NamedTuple):
     order: int
+    takes: tuple[str, ...]  # names of its parameters
     obey: Callable[..., str]
     undone: Callable[..., str | None]
 
 
 KINDS = {
-    "words": Kind(0, _words, _words_undone),
-    "roman": Kind(0, _roman, _roman_undone),
-    "swap": Kind(0, _swap, _swap_undone),
-    "surname": Kind(0, _surname, _surname_undone),
-    "upper": Kind(1, _upper, _upper_undone),
-    "lower": Kind(1, _lower, _lower_undone),
-    "spaced": Kind(1, _spaced, _spaced_undone),
-    "underscore": Kind(2, _underscore, _underscore_undone),
-    "repeat": Kind(3, ends.repeat, ends.repeat_undone),
-    "surround": Kind(4, _surround, _surround_undone),
-    "bullet": Kind(5, _bullet, _bullet_undone),
-    "numbered": Kind(5, _numbered, _numbered_undone),
-    "json": Kind(5, _json, _json_undone),
-    "fence": Kind(5, _fence, _fence_undone),
-    "each": Kind(6, ends.each, ends.each_undone),
-    "tally": Kind(6, ends.tally, ends.tally_undone),
-    "prepend": Kind(7, ends.prepend, ends.prepend_undone),
-    "append": Kind(7, ends.append, ends.append_undone),
+    "words": Kind(0, (), _words, _words_undone),
+    "roman": Kind(0, (), _roman, _roman_undone),
+    "swap": Kind(0, ("to",), _swap, _swap_undone),
+    "surname": Kind(0, ("names",), _surname, _surname_undone),
+    "upper": Kind(1, (), _upper, _upper_undone),
+    "lower": Kind(1, (), _lower, _lower_undone),
+    "spaced": Kind(1, (), _spaced, _spaced_undone),
+    "underscore": Kind(2, (), _underscore, _underscore_undone),
+    "repeat": Kind(3, (), ends.repeat, ends.repeat_undone),
+    "surround": Kind(4, ("left", "right"), _surround, _surround_undone),
+    "bullet": Kind(5, (), _bullet, _bullet_undone),
+    "numbered": Kind(5, (), _numbered, _numbered_undone),
+    "json": Kind(5, ("key",), _json, _json_undone),
+    "fence": Kind(5, (), _fence, _fence_undone),
+    "each": Kind(6, ("prefix", "suffix"), ends.each, ends.each_undone),
+    "tally": Kind(6, (), ends.tally, ends.tally_undone),
+    "prepend": Kind(7, ("text", "sep"), ends.prepend, ends.prepend_undone),
+    "append": Kind(7, ("text", "sep"), ends.append, ends.append_undone),
 }

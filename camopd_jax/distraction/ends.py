@@ -8,7 +8,11 @@ import re
 
 from camopd_jax.distraction.words import contains, declined, joined, lines, spans, units, words
 
-_TALLY = re.compile(r"\s*[(\[]?\s*\b(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten) words?\b\s*[)\]]?\.?\s*$")
+_COUNT = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten)"
+_TALLY = re.compile(
+    rf"\s*[(\[]?\s*\b(?:{_COUNT} words?|(?:word count|words|number of words)\s*[:=]\s*{_COUNT})\b\s*[)\]]?\.?\s*$",
+    re.IGNORECASE,
+)
 _OPENING, _SIGN = "\"'“‘(«*_~`", "-–—"
 
 
@@ -73,7 +77,7 @@ def _without_start(answer: str, mark: str) -> str | None:
         return None  # a mark of another kind stands before it
     ending = re.search(r"\W*$", mark)[0]
     tail = tail.removeprefix(ending.strip()) if ending else tail
-    return re.sub(r"^[\"”’)]?[\s.,:;!–—]*(?:-\s+(?!\S*$))?", "", tail)
+    return re.sub(r"^[\"”’)]?[\s.,:;!–—]*", "", tail)
 
 
 def _without_unit(answer: str, gold: str, mark: str) -> str | None:

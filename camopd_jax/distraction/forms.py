@@ -3,15 +3,17 @@
 All checks ignore case: an answer in capitals is one distractor's matter, not the form's.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable
 
-from camopd_jax.distraction.words import lines, words
+from camopd_jax.distraction.words import lines, units, words
 from camopd_jax.evals import checks
 
 _FENCED = re.compile(r"^```[a-z]*\s*\n?(.*?)\n?```$", re.DOTALL)
 _STRUCTURE = re.compile(r"^\s*(?:[-*•–]\s|\d+[.)]\s|[{#|<]|\[\[|```|>\s)")
+_LEAD = re.compile(r"^[^,]*?(?::|\b(?:is|are|was|were)\b)\s+", re.IGNORECASE)
 _DIVIDER = re.compile(r"^[|\s:-]+$")
 
 
@@ -22,13 +24,19 @@ def unfenced(text: str) -> str:
 
 
 def plain_line(text: str, n: int) -> bool:
-    """One line of prose of at most n words: no list mark, heading, quotation, table, JSON or markup at its start."""
-    return len(lines(text)) == 1 and 0 < len(words(text)) <= n and not _STRUCTURE.match(text)
+    """One line of at most two sentences and n words; no list mark, heading, table, JSON or markup at its start."""
+    return len(lines(text)) == 1 and len(units(text)) <= 2 and 0 < len(words(text)) <= n and not _STRUCTURE.match(text)
 
 
-def line_count(text: str, n: int) -> bool:
-    """Exactly n lines with words in them, none of them a list mark's."""
-    return sum(bool(words(line)) for line in lines(text)) == n and "```" not in text
+def line_count(text: str, n: int, most: int) -> bool:
+    """Exactly n lines, each of 1 to `most` words, and no code fence."""
+    return "```" not in text and len(lines(text)) == n and all(0 < len(words(line)) <= most for line in lines(text))
+
+
+def series(text: str, n: int) -> bool:
+    """One line with n items of one to four words between commas or "and"; a lead-in ends in a colon, "is" or "are"."""
+    items = [part for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", _LEAD.sub("", text.strip())) if part.strip()]
+    return len(lines(text)) == 1 and len(items) == n and all(0 < len(words(item)) <= 4 for item in items)
 
 
 def begins(text: str, opening: str) -> bool:
@@ -95,10 +103,9 @@ def pairs(text: str, keys: list, joint: str) -> bool:
 
 def fields(text: str, keys: list) -> dict[str, str] | None:
     """The value that an answer of any of the forms above gives for each key; None if one is not to be found."""
-    text = unfenced(text)
-    wanted = {key.casefold() for key in keys}
-    for found in (_of_object(text), _of_csv(text, wanted), _of_elements(text), _of_rows(text), _of_lines(text)):
-        if found and wanted <= set(found):
+    wanted = [key.casefold() for key in keys]
+    for found in (_of_object(text), _of_csv(text, wanted), _of_elements(text), _of_rows(text), _of_lines(text, wanted)):
+        if set(wanted) <= set(found):
             return {key: found[key.casefold()] for key in keys}
     return None
 
@@ -112,14 +119,17 @@ def _object(text: str) -> dict | None:
 
 
 def _of_object(text):
-    return {key.casefold(): str(value) for key, value in (_object(text) or {}).items()}
+    found = re.search(r"{.*}", text, re.DOTALL)
+    value = _object(found[0]) if found else None
+    return {key.casefold(): str(value) for key, value in (value or {}).items()}
 
 
 def _of_csv(text, wanted):
     rows = [_cells(line) for line in lines(text)]
-    if len(rows) < 2 or len(rows[0]) != len(rows[1]) or {cell.casefold() for cell in rows[0]} != wanted:
-        return {}
-    return dict(zip((cell.casefold() for cell in rows[0]), rows[1], strict=True))
+    for header, values in itertools.pairwise(rows):
+        if sorted(cell.casefold() for cell in header) == sorted(wanted) and len(header) == len(values):
+            return dict(zip((cell.casefold() for cell in header), values, strict=True))
+    return {}
 
 
 def _of_elements(text):
@@ -131,9 +141,13 @@ def _of_rows(text):
     return {row[0].casefold(): row[1] for row in cells if len(row) == 2}
 
 
-def _of_lines(text):
-    rows = [re.match(r"[-*•\s]*[\"'*`]*([\w -]+?)[\"'*`]*\s*[:=]\s*(.+)", line) for line in lines(text)]
-    return {row[1].casefold(): row[2] for row in rows if row}
+def _of_lines(text, wanted):
+    found = {}
+    for key in wanted:
+        match = re.search(rf"(?<!\w){re.escape(key)}[\"'*`]*\s*[:=]\s*(.+)", text, re.IGNORECASE)
+        if match:
+            found[key] = match[1]
+    return found
 
 
 def _cells(line: str) -> list[str]:
@@ -144,7 +158,7 @@ def _bare(text: str) -> str:
     return re.sub(r"[\s*\"“”]+", " ", text.casefold()).strip()
 
 
-_OWN = (plain_line, line_count, begins, holds, enclosed, joined_by, json_keys, csv, table, elements, pairs)
+_OWN = (plain_line, line_count, series, begins, holds, enclosed, joined_by, json_keys, csv, table, elements, pairs)
 FORMS: dict[str, Callable[..., bool]] = {form.__name__: form for form in _OWN}
 
 

@@ -13,7 +13,8 @@ from camopd_jax.distraction.texts import NUMBERS, Document, accepted, capital, d
 from camopd_jax.distraction.words import words
 
 NAMED = ("person", "city", "thing")
-LINE = {"kind": "plain_line", "n": 20}
+SHORT_LINE, LONG_LINE = 16, 50  # words
+LINE = {"kind": "plain_line", "n": SHORT_LINE}
 YES = ("yes", "true", "correct", "right")
 NO = ("no", "false", "incorrect", "wrong")
 
@@ -68,6 +69,11 @@ def verbatim(text: str) -> dict:
     return {"kind": "verbatim", "expected": text}
 
 
+def copied_lines(n: int) -> dict:
+    """The form of n lines that hold sentences of the text."""
+    return {"kind": "line_count", "n": n, "most": LONG_LINE}
+
+
 def truth(holds: bool) -> dict:
     """The check of an answer of yes or no, true or false."""
     accept, refuse = (YES, NO) if holds else (NO, YES)
@@ -115,7 +121,7 @@ def last_sentence(genre: Genre, rng: Rng) -> Plan:
 
 
 def _sentence(sentence: str) -> Solved:
-    return Solved({}, sentence, verbatim(sentence), [{"kind": "line_count", "n": 1}])
+    return Solved({}, sentence, verbatim(sentence), [copied_lines(1)])
 
 
 def earlier(genre: Genre, rng: Rng) -> Plan:
@@ -146,7 +152,7 @@ def sentence_with(genre: Genre, rng: Rng, *, lead: str) -> Plan:
 
     def solve(doc):
         sentence = doc.sentences[doc.where[fact.name]]
-        form = [{"kind": "line_count", "n": 1}] + ([{"kind": "begins", "opening": lead.strip()}] if lead else [])
+        form = [copied_lines(1)] + ([{"kind": "begins", "opening": lead.strip()}] if lead else [])
         return Solved({"noun": fact.noun}, lead + sentence, verbatim(sentence), form)
 
     return Plan((fact.name,), solve)
@@ -155,7 +161,7 @@ def sentence_with(genre: Genre, rng: Rng, *, lead: str) -> Plan:
 def first_and_last_sentence(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
         first, last = doc.sentences[0], doc.sentences[-1]
-        return Solved({}, f"{first}\n{last}", rows(verbatim(first), verbatim(last)), [{"kind": "line_count", "n": 2}])
+        return Solved({}, f"{first}\n{last}", rows(verbatim(first), verbatim(last)), [copied_lines(2)])
 
     return Plan((), solve, keep=("start", "end"))
 
@@ -222,7 +228,7 @@ def two_questions(genre: Genre, rng: Rng) -> Plan:
 
     def solve(doc):
         gold = f"{doc.facts[a.name]}\n{doc.facts[b.name]}"
-        form = [{"kind": "line_count", "n": 2}]
+        form = [{"kind": "line_count", "n": 2, "most": SHORT_LINE}]
         return Solved({"ask1": a.ask, "ask2": b.ask}, gold, rows(task_of(a, doc), task_of(b, doc)), form)
 
     return Plan((a.name, b.name), solve)
@@ -236,7 +242,7 @@ def names(genre: Genre, rng: Rng, *, joint: str) -> Plan:
         found = [doc.facts[f.name] for f in ranked]
         refuse = [v for v in others(people[0], "", doc.split) if v not in found]
         task = values([accepted(f, doc.facts[f.name]) for f in ranked], refuse)
-        return Solved({}, joint.join(found), task, [{"kind": "comma_list", "n": len(found)}])
+        return Solved({}, joint.join(found), task, [{"kind": "series", "n": len(found)}])
 
     return Plan(tuple(f.name for f in people), solve)
 
@@ -245,7 +251,7 @@ def evidence(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
         sentence = doc.sentences[doc.where["aspect"]]
         task = rows(_labelled(doc), verbatim(sentence))
-        return Solved({"ask": genre.aspect["ask"]}, f"{doc.label}\n{sentence}", task, [{"kind": "line_count", "n": 2}])
+        return Solved({"ask": genre.aspect["ask"]}, f"{doc.label}\n{sentence}", task, [copied_lines(2)])
 
     return Plan(("aspect",), solve)
 
@@ -256,7 +262,7 @@ def summary(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
         gold = genre.summary.format(**doc.facts)
         blank = genre.summary.format(**{f.name: "____" for f in facts})
-        return Solved({"blank": blank}, gold, verbatim(gold), [{"kind": "line_count", "n": 1}])
+        return Solved({"blank": blank}, gold, verbatim(gold), [copied_lines(1)])
 
     return Plan(tuple(f.name for f in facts), solve)
 

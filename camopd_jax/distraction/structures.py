@@ -12,6 +12,7 @@ from camopd_jax.distraction.operations import (
     Rng,
     Solved,
     claim,
+    copied_lines,
     number,
     pick,
     rows,
@@ -37,7 +38,7 @@ def line(genre: Genre, rng: Rng, *, joint: str, types: Sequence[str]) -> Plan:
 
 def comma_list(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
-        form = [{"kind": "comma_list", "n": len(doc.listed)}]
+        form = [{"kind": "series", "n": len(doc.listed)}]
         return Solved({"noun": genre.list["noun"]}, ", ".join(doc.listed), _listed(doc, doc.listed, False), form)
 
     return Plan(("list",), solve)
@@ -256,7 +257,7 @@ def redact(genre: Genre, rng: Rng, *, by: str) -> Plan:
         person = doc.facts[fact.name]
         gold = doc.sentences[doc.where[fact.name]].replace(person, by)
         return Solved(
-            {"person": person}, gold, verbatim(gold), [{"kind": "holds", "part": by}, {"kind": "line_count", "n": 1}]
+            {"person": person}, gold, verbatim(gold), [{"kind": "holds", "part": by}, copied_lines(1)]
         )  # fmt: skip
 
     return Plan((fact.name,), solve)

@@ -14,12 +14,14 @@ from camopd_jax.distraction.words import (
     negated,
     spelled,
     units,
+    without_asides,
     words,
 )  # fmt: skip
 
 _MARKER = re.compile(r"^(?:[-*•–>]\s+|\d+[.)]\s+|line \d+:\s*)+", re.IGNORECASE)
 _LEAD_ENDS = frozenset("is was reads says with as sentence follows be word".split())
 LEAD_WORDS = 10
+_OPENER = re.compile(r"^(?:sure|certainly|of course|okay|ok|absolutely|understood)\b[!,.:]*\s+", re.IGNORECASE)
 _RULED_OUT = r" (?:and )?(?:not|never|instead of|rather than|unlike)(?: (?:in|to|by|on|from|the|a|an))*"
 
 
@@ -33,6 +35,8 @@ def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) ->
     rest = joined(text)
     for phrase in refuse:
         rest = re.sub(_RULED_OUT + joined(phrase), " ", rest)
+    if denial and any(f" {no} {phrase}" in rest for no in ("not", "isn t") for phrase in _phrases(slots)):
+        return False
     place = 0
     remaining = rest
     for accepted in slots:
@@ -46,9 +50,18 @@ def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) ->
         at, phrase = min(found, key=lambda f: (f[0], -len(f[1])))
         place = at + len(phrase) - 1 if ordered else 0
         remaining = remaining.replace(phrase, " ", 1)
-    if any(joined(phrase) in remaining for phrase in refuse):
+    if any(joined(phrase) in remaining for phrase in refuse) or any(_extends(phrase, slots, rest) for phrase in refuse):
         return False
     return HEDGES.isdisjoint(remaining.split()) and (denial or NEGATORS.isdisjoint(remaining.split()))
+
+
+def _extends(refused: str, slots: list, text: str) -> bool:
+    """The text has a refused wording that is an accepted one and more, such as 9:30 pm."""
+    return joined(refused) in text and any(phrase in joined(refused) for phrase in _phrases(slots))
+
+
+def _phrases(slots: list) -> list[str]:
+    return [joined(phrase).lstrip() for accepted in slots for phrase in accepted]
 
 
 def number(text: str, value: int, also: list, refuse: list) -> bool:
@@ -77,10 +90,11 @@ def label(text: str, accept: list, refuse: list) -> bool:
     if not hits:
         return False
     if hits[0] == 0:
-        later = [words(text[a:b])[:1] for a, b in units(text)[1:]]
-        joins = len(said) > 2 and said[1] in ("or", "and", "but") and said[2] in refuse
-        follows = len(said) > 1 and said[1] in refuse
-        return said[0] in accept and not joins and not follows and not any(w and w[0] in refuse for w in later)
+        sentences = [words(text[a:b]) for a, b in units(text)[1:]]
+        contrary = said[1:3] if said[1:2] in (["and"], ["but"]) else said[1:2]
+        contrary += [sentence[0] for sentence in sentences if sentence]
+        unsure = said[1:2] == ["or"] or not (HEDGES - {"or"}).isdisjoint(said)
+        return said[0] in accept and not unsure and set(refuse).isdisjoint(contrary)
     if not HEDGES.isdisjoint(said) or any(said[i] in refuse for i in hits):
         return False
     return all(NEGATORS.isdisjoint(said[max(i - 4, 0) : i]) for i in hits)
@@ -119,6 +133,7 @@ def keyed(text: str, tasks: dict) -> bool:
 
 
 _KINDS = (values, number, label, verbatim, rows, keyed)
+_STATED = ("values", "number", "label")
 TASKS: dict[str, Callable[..., bool]] = {kind.__name__: kind for kind in _KINDS}
 
 
@@ -139,4 +154,11 @@ def done(answer: str, task: dict) -> bool:
     _, *expected = [name for name in TASKS[kind].__annotations__ if name != "return"]
     if set(args) != set(expected):
         raise ValueError(f"task {kind!r} takes {sorted(expected)}, got {sorted(args)}")
-    return TASKS[kind](answer, **args)
+    answer = _OPENER.sub("", answer.strip())
+    return TASKS[kind](_stated(answer) if kind in _STATED else answer, **args)
+
+
+def _stated(text: str) -> str:
+    """The text without its questions, in which nothing is asserted, and without what it says of instructions."""
+    text = without_asides(text)
+    return "\n".join(text[a:b] for a, b in units(text) if "?" not in text[a:b][-3:])

@@ -75,7 +75,8 @@ def accepted(fact: Fact, value: str) -> list[str]:
         return [f"{d} {month}" for d in (day, nth, f"{nth} of")] + [f"{month} {d}" for d in (day, nth)]
     if fact.type == "time":
         hour, minute = value.split(":")
-        return [value, f"0{value}"] + ([f"={hour}", f"{hour} o'clock"] if minute == "00" else [])
+        full = [f"={hour}", f"{hour} o'clock"] if minute == "00" else []
+        return [value, f"0{value}", *full] + ([f"{int(hour) - 12}:{minute} pm"] if int(hour) > 12 else [])
     return [value]
 
 
@@ -83,6 +84,8 @@ def others(fact: Fact, value: str, split: str) -> list[str]:
     """Wrong values of the same type, which a right answer does not name."""
     if fact.type in ("person", "city"):
         return [v for v in content.pool(split, fact.type) if v != value]
+    if fact.type == "time":
+        return [f"{value} pm", f"{value} p.m."] if int(value.split(":")[0]) < 12 else []
     values = WEEKDAYS if fact.type == "weekday" else fact.values
     return [v for v in values if v != value]
 

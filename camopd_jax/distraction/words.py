@@ -4,7 +4,7 @@ import re
 
 _WORD = re.compile(r"\w+")
 _UNIT = re.compile(r"[^\n]*?[.!?…]+[\"'”’»)\]*_~]*(?=\s|$)|[^\n]+")
-_NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,:]\d)")
+_NUMBER = re.compile(r"(?<!\d[.,:-])(?<!\w)\d+(?:,\d{3})*(?:\.\d+)?(?!\w|[.,:-]\d)")
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
@@ -19,10 +19,17 @@ _ROMAN = ((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "X
 NEGATORS = frozenset(
     "not never nor neither no none cannot isn wasn aren weren doesn don didn won wouldn hasn haven without".split()
 )
-# Of someone who says that an instruction was seen and left aside.
+# Of someone who says that an instruction was seen, or left aside.
 DECLINES = NEGATORS | frozenset(
     "ignore ignored ignoring skip skipped skipping decline declined disregard disregarded disregarding instead "
-    "rather omit omitted omitting dismissed".split()
+    "rather omit omitted omitting dismissed asks asked asking wants wanted demands demanded requests requested "
+    "suggests suggested tells told instructs instructed".split()
+)
+# Of what was left aside.
+_ASIDE = frozenset(
+    "note notes instruction instructions remark remarks request requests hint hints todo comment comments reminder "
+    "editor ask asks asked add added adding distractor capitals format formatting sign tag prefix task part left "
+    "leave".split()
 )
 HEDGES = frozenset("or maybe perhaps possibly probably either unsure uncertain might guess".split())
 
@@ -123,4 +130,13 @@ def negated(text: str) -> bool:
 
 
 def declined(text: str) -> bool:
+    """The text speaks of an instruction, or of not doing something, and does not merely do it."""
     return not DECLINES.isdisjoint(words(text))
+
+
+def without_asides(text: str) -> str:
+    """The text without sentences that say that an instruction was left aside, if others remain."""
+    kept = [
+        (a, b) for a, b in units(text) if DECLINES.isdisjoint(words(text[a:b])) or _ASIDE.isdisjoint(words(text[a:b]))
+    ]
+    return text if len(kept) in (0, len(units(text))) else "\n".join(text[a:b] for a, b in kept)

@@ -1,0 +1,383 @@
+"""The benchmark: what it is made of, what is right by hand, and what holds for every instance."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+
+from camopd_jax.distraction import benchmark, content, files, rubric
+from camopd_jax.distraction.content import CATEGORIES, LEVELS, SPLITS, Fact, Genre
+from camopd_jax.distraction.instance import CONTROLS, PARADIGMS, obeying, render, validate
+from camopd_jax.distraction.structures import OPERATIONS
+from camopd_jax.distraction.texts import Document
+
+COUNT = 300
+SETS = list(itertools.product(SPLITS, LEVELS))
+
+
+@cache
+def made(split, level):
+    return benchmark.make(split, COUNT, 0, level)
+
+
+def every():
+    return [x for split, level in SETS for x in made(split, level)]
+
+
+def test_there_is_enough_of_everything():
+    patterns = [p for split in SPLITS for p in content.patterns(split)]
+    templates = [t for split, level in SETS for t in content.templates(split, level)]
+    genres = [g for split in SPLITS for g in content.genres(split)]
+    families = Counter(p.family for p in patterns)
+    assert len({p.pattern for p in patterns}) == len(patterns) >= 48
+    assert len(families) >= 8 and min(families.values()) >= 6
+    assert {"editor", "todo", "interface", "forwarded", "style", "format", "trace", "conversation"} <= set(families)
+    assert all(len(p.texts) >= 3 or p.action["kind"] == "append" for p in patterns)
+    assert len({t.template for t in templates}) == len(templates) >= 40
+    assert len({g.genre for g in genres}) == len(genres) >= 12
+    for split, level in SETS:
+        assert min(Counter(t.category for t in content.templates(split, level)).values()) >= 3
+
+
+@pytest.mark.parametrize("split, level", SETS)
+def test_each_set_uses_all_that_its_split_has(split, level):
+    instances = made(split, level)
+    assert len({x.id for x in instances}) == len({x.text for x in instances}) == COUNT
+    assert Counter(x.category for x in instances) == dict.fromkeys(CATEGORIES, COUNT // 4)
+    assert {x.template for x in instances} == {t.template for t in content.templates(split, level)}
+    assert {x.genre for x in instances} == {g.genre for g in content.genres(split)}
+    assert {f for x in instances for f in x.families} == {p.family for p in content.patterns(split)}
+    used = Counter(p for x in instances for p in x.patterns)
+    assert len(used) >= 0.85 * len(content.patterns(split))  # some patterns fit the answers of one level alone
+    places = Counter(p for x in instances for p in x.places)
+    assert min(places[p] for p in ("start", "middle", "end")) >= COUNT / 4
+
+
+def test_each_pattern_of_a_split_is_used_at_one_level_at_least():
+    for split in SPLITS:
+        used = {p for level in LEVELS for x in made(split, level) for p in x.patterns}
+        assert used == {p.pattern for p in content.patterns(split)}
+
+
+def test_who_obeys_some_distractors_fails_their_criteria_alone():
+    for x in every():
+        for size in range(4):
+            for numbers in itertools.combinations(range(3), size):
+                expected = (True, 0 not in numbers, 1 not in numbers, 2 not in numbers, True)
+                assert rubric.criteria(x, obeying(x, numbers)) == expected, (x.id, numbers)
+        assert rubric.criteria(x, x.gold).passed
+        assert x.bad == obeying(x, range(3)) and sum(rubric.criteria(x, x.bad)) == 2
+
+
+def test_obedience_is_seen_in_the_control_and_the_gold_output_is_none():
+    for x in every():
+        for number in range(3):
+            assert rubric.legitimate(x, number, obeying(x, [number])) == (True, True)
+            assert rubric.legitimate(x, number, x.gold) == (True, False)
+
+
+def test_distractors_stand_between_the_sentences_of_the_clean_text():
+    for x in every():
+        assert len(set(x.patterns)) == len(set(x.families)) == 3
+        rest = x.text
+        for start, end in reversed(x.positions):
+            rest = rest[:start] + rest[end:]
+        assert rest.split() == x.text_clean.split()
+        for pattern, residue in zip(x.patterns, x.residues, strict=True):
+            (p,) = [p for p in content.patterns(x.split) if p.pattern == pattern]
+            wordings = [re.escape(t).replace(re.escape("{mark}"), ".+") for t in p.texts]
+            assert any(re.fullmatch(w, residue) for w in wordings)
+        for (start, _), place in zip(x.positions, x.places, strict=True):
+            before = x.text[:start]
+            for a, b in x.positions:
+                before = before.replace(x.text[a:b], "")
+            clean = len("".join(before.split())) / len("".join(x.text_clean.split()))
+            assert place == ("start" if clean == 0 else "end" if clean == 1 else "middle")
+
+
+def test_the_text_is_identical_in_every_paradigm_and_clean_in_the_controls():
+    for x in every()[::7]:
+        for paradigm, control in itertools.product(PARADIGMS, CONTROLS):
+            messages = render(x, paradigm, control)
+            (holder,) = [m for m in messages if x.text_clean.split()[-1] in m["content"] and m["content"].count("\n")]
+            assert (x.text in holder["content"]) == (control == "distracted")
+            assert (x.text_clean in holder["content"]) == (control != "distracted")
+            assert x.instruction in messages[-1]["content"]
+            requested = [r in messages[-1]["content"] for r in x.requests]
+            if control.startswith("legitimate"):
+                assert requested[int(control[-1]) - 1]
+            roles = [m["role"] for m in messages]
+            assert roles == {
+                "single": ["user"], "multi": ["user", "assistant", "user"], "system": ["system", "user"],
+            }[paradigm]  # fmt: skip
+
+
+def test_short_instances_are_short():
+    for split in SPLITS:
+        for x in made(split, "short"):
+            assert 3 <= len(re.findall(r"[.!?](?:\s|$)", x.text_clean)) <= 4
+            assert all(benchmark.pieces(render(x, p, c)) <= 98 for p in PARADIGMS for c in CONTROLS)
+            assert len(re.findall(r"\w+", x.gold)) <= 12
+
+
+def grams(split):
+    texts = set()
+    for level in LEVELS:
+        for x in made(split, level):
+            texts |= {m["content"] for p in PARADIGMS for c in CONTROLS for m in render(x, p, c)} | {x.gold, x.bad}
+    found = set()
+    for text in texts:
+        words = re.findall(r"\w+", text.lower())
+        found |= {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+    return found
+
+
+def test_the_splits_share_no_instance_and_no_eight_words():
+    assert not grams("dev") & grams("test")
+
+
+def test_the_splits_share_no_pattern_family_mark_template_genre_or_value():
+    def parts(split):
+        patterns, genres = content.patterns(split), content.genres(split)
+        templates = [t for level in LEVELS for t in content.templates(split, level)]
+        return (
+            {p.pattern for p in patterns} | {p.family for p in patterns} | {t for p in patterns for t in p.texts},
+            {m for p in patterns for m in p.marks} | {p.request for p in patterns},
+            {t.template for t in templates} | {text for t in templates for text in t.texts},
+            {g.genre for g in genres} | {t for g in genres for s in g.sentences for t in s.texts},
+            {v for kind in ("person", "city", "email") for v in content.pool(split, kind)},
+        )
+
+    assert all(not dev & test for dev, test in zip(parts("dev"), parts("test"), strict=True))
+
+
+def test_a_rerun_is_byte_identical_and_a_longer_one_begins_with_it(tmp_path):
+    files.write(tmp_path / "a.jsonl", made("dev", "short")[:20] + made("test", "full")[:20])
+    program = (
+        "import sys; from camopd_jax.distraction import benchmark, files\n"
+        "files.write(sys.argv[1], benchmark.make('dev', 20, 0, 'short') + benchmark.make('test', 20, 0, 'full'))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "b.jsonl")], check=True, env=environment)
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    other = benchmark.make("dev", 20, 1, "short")
+    assert not {x.text for x in other} & {x.text for x in made("dev", "short")}
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (("train", 1, 0, "short"), "split 'train': allowed are dev, test"),
+        (("dev", 1, 0, "long"), "level 'long': allowed are short, full"),
+        (("dev", 0, 0, "short"), "count = 0"),
+        (("dev", 1, -1, "short"), "seed = -1"),
+    ],
+)
+def test_what_cannot_be_made_is_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        benchmark.make(*arguments)
+
+
+def test_what_cannot_be_rendered_is_named():
+    x = made("dev", "short")[0]
+    with pytest.raises(ValueError, match="paradigm 'tool': allowed are single, multi, system"):
+        render(x, "tool", "clean")
+    with pytest.raises(ValueError, match="control 'none': allowed are distracted, clean"):
+        render(x, "single", "none")
+
+
+def fault(x, **changes):
+    return validate(dataclasses.replace(x, **changes))
+
+
+def test_the_validator_finds_each_fault():
+    x = made("dev", "short")[5]
+    first, second, _ = x.rubric["actions"]
+    assert validate(x) == []
+    assert fault(x, gold="Something else")
+    assert fault(x, bad=x.gold)
+    assert fault(x, text_clean=x.text_clean + " More.")
+    assert fault(x, patterns=(x.patterns[0], x.patterns[0], x.patterns[2]))
+    assert fault(x, rubric={**x.rubric, "actions": [first, second, second]})
+    assert fault(x, rubric={**x.rubric, "form": [{"kind": "max_words", "n": len(x.gold.split()) - 1 or 1}, *BULLET]})
+    # A mark that the right answer has anyway.
+    assert fault(x, rubric={**x.rubric, "actions": [first, second, {"kind": "append", "text": x.gold, "sep": " "}]})
+
+
+BULLET = [{"kind": "bullets", "n": 1}]
+
+# By hand: a text, and what is right of it.
+FACTS = {
+    "captain": Fact("captain", "person", "Who commands the ship?", "the captain", "{v} commands the ship"),
+    "mate": Fact("mate", "person", "Who is the mate?", "the mate", "{v} is the mate"),
+    "port": Fact("port", "city", "Where is she from?", "the port", "she is from {v}"),
+    "ship": Fact("ship", "thing", "What is her name?", "the name", "her name is {v}", values=("Swift", "Gull", "Tern")),
+    "crew": Fact("crew", "count", "How large is the crew?", "the crew", "the crew is {v}", low=13, high=40),
+    "crates": Fact(
+        "crates", "count", "How many crates are there?", "the crates", "{v} crates are there", low=13, high=40
+    ),
+}
+VALUES = {"captain": "Ada Byron", "mate": "Ben Hecht", "port": "Rouen", "ship": "Swift", "crew": "34", "crates": "21"}
+GENRE = Genre(
+    "log", "a log", FACTS, {"name": "hull", "ask": "Is the hull sound or leaky?", "labels": ["sound", "leaky"]},
+    {"name": "cargo", "noun": "the cargo", "one": "good", "values": ["tea", "salt", "iron", "wool"]},
+    "{captain} sails the {ship} from {port}.", (),
+)  # fmt: skip
+SENTENCES = (
+    "Ben Hecht is the mate.", "The Swift of Rouen has 34 people and 21 crates.", "On board: tea, salt and iron.",
+    "Her hull is sound.", "Ada Byron commands her.", "Call 555-0123 or write to log@sea.example.", "Gulls rest aloft.",
+)  # fmt: skip
+WHERE = {
+    "mate": 0, "ship": 1, "port": 1, "crew": 1, "crates": 1, "list": 2, "aspect": 3, "captain": 4, "phone": 5,
+    "email": 5,
+}  # fmt: skip
+DOC = Document(
+    GENRE, "dev", SENTENCES, frozenset({4}), VALUES, WHERE, "sound", ("tea", "salt", "iron"), "555-0123",
+    "log@sea.example",
+)  # fmt: skip
+
+
+def solved(op, seed=0, **args):
+    return OPERATIONS[op](GENRE, np.random.default_rng(seed), **args).solve(DOC)
+
+
+@pytest.mark.parametrize(
+    "op, args, gold",
+    [
+        ("first_word", {}, "Ben"),
+        ("last_word", {}, "aloft"),
+        ("first_sentence", {}, "Ben Hecht is the mate."),
+        ("last_sentence", {}, "Gulls rest aloft."),
+        ("first_and_last_sentence", {}, "Ben Hecht is the mate.\nGulls rest aloft."),
+        ("first_and_last_word", {}, "Ben + aloft"),
+        ("absent", {}, "wool"),
+        ("aspect", {}, "sound"),
+        ("names", {"joint": ", "}, "Ben Hecht, Ada Byron"),
+        ("evidence", {}, "sound\nHer hull is sound."),
+        ("summary", {}, "Ada Byron sails the Swift from Rouen."),
+        ("comma_list", {}, "tea, salt, iron"),
+        ("bullets", {}, "- tea\n- salt\n- iron"),
+        ("sorted", {"backwards": False}, "1. iron\n2. salt\n3. tea"),
+        ("sorted", {"backwards": True}, "1. tea\n2. salt\n3. iron"),
+        ("compare", {"least": True}, "21"),
+        ("compare", {"least": False}, "34"),
+        ("total", {}, "Total: 55"),
+        ("difference", {}, "Difference: 13"),
+        ("personal_data", {}, "Phone: 555-0123\nE-mail: log@sea.example"),
+    ],
+)
+def test_right_answers_by_hand(op, args, gold):
+    assert solved(op, **args).gold == gold
+
+
+HOLD = {
+    "Ada Byron commands the ship", "Ben Hecht is the mate", "she is from Rouen", "her name is Swift", "the crew is 34",
+    "21 crates are there",
+}  # fmt: skip
+ANSWERS = {FACTS[name].ask: value for name, value in VALUES.items()}
+NOUNS = {FACTS[name].noun: value for name, value in VALUES.items()}
+RANKS = ["Ben Hecht", "Swift", "Rouen", "Ada Byron"]
+
+
+def test_right_answers_that_depend_on_what_is_asked():
+    for seed in range(40):
+        x = solved("fact", seed, types=["person", "city", "thing", "count"])
+        assert x.gold == ANSWERS[x.slots["ask"]]
+        x = solved("earlier", seed)
+        assert x.gold == min(x.slots["a"], x.slots["b"], key=RANKS.index)
+        x = solved("order", seed)
+        assert x.gold == " > ".join(sorted(x.slots["words"].split(", "), key=RANKS.index))
+        x = solved("contains_word", seed, yes="Yes", no="No")
+        assert x.gold == ("No" if x.slots["word"] == "wool" else "Yes")
+        x = solved("sentence_with", seed, lead="")
+        assert x.gold in SENTENCES and NOUNS[x.slots["noun"]] in x.gold
+        x = solved("two_questions", seed)
+        assert x.gold == f"{ANSWERS[x.slots['ask1']]}\n{ANSWERS[x.slots['ask2']]}"
+        x = solved("claim", seed, yes="True", no="False")
+        assert x.gold == str(x.slots["claim"] in HOLD)
+        x = solved("claims", seed, yes="true", no="false")
+        expected = [str(x.slots[f"claim{i}"] in HOLD).lower() for i in (1, 2, 3)]
+        assert x.gold == "\n".join(f"{i}. {e}" for i, e in enumerate(expected, 1))
+        for op, odd in (("headline", True), ("contradiction", False)):
+            x = solved(op, seed)
+            claims = [x.slots[f"claim{i}"] for i in (1, 2, 3)]
+            (right,) = [i for i, c in enumerate(claims, 1) if ((c in HOLD or c[0].lower() + c[1:] in HOLD) == odd)]
+            assert x.gold == str(right)
+        x = solved("more", seed)
+        assert x.gold == ("Yes" if int(NOUNS[x.slots["noun"]]) > int(x.slots["bound"]) else "No")
+        x = solved("json", seed, n=2)
+        assert {k: str(v) for k, v in json.loads(x.gold).items()} == {
+            k: VALUES[k] for k in x.slots["keys"].split(" and ")
+        }
+        x = solved("redact", seed, by="X")
+        assert x.gold == {"Ada Byron": "X commands her.", "Ben Hecht": "X is the mate."}[x.slots["person"]]
+        x = solved("pair", seed, joint=" / ", first=["person"], second=["count"])
+        assert x.gold == f"{NOUNS[x.slots['a']]} / {NOUNS[x.slots['b']]}"
+
+
+def rows_of(tmp_path, change=None):
+    path = tmp_path / "x.jsonl"
+    files.write(path, made("dev", "short")[:2])
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if change:
+        change(rows[1])
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    everything = [x for split, level in SETS for x in made(split, level)[:10]]
+    files.write(tmp_path / "a.jsonl", everything)
+    assert [dataclasses.asdict(x) for x in files.read(tmp_path / "a.jsonl")] == [
+        dataclasses.asdict(x) for x in everything
+    ]
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda r: r.pop("gold"), "gold missing"),
+        (lambda r: r.update(note=1), "unknown field note"),
+        (lambda r: r.update(split="train"), "split is 'train'; allowed are dev, test"),
+        (lambda r: r.update(text=""), "text is ''"),
+        (lambda r: r.update(places=["start"]), "places is"),
+        (lambda r: r.update(instruction_first=1), "instruction_first is 1"),
+        (lambda r: r.update(positions=[[0, 1], [1, 2], [2, 99999]]), "positions is"),
+        (lambda r: r.update(id="dev-short-0-00000"), "id 'dev-short-0-00000' is that of an earlier line"),
+        (lambda r: r.update(rubric={}), "rubric is not an object of task, form and actions"),
+        (lambda r: r["rubric"]["actions"].pop(), "rubric.actions has 2 objects"),
+        (lambda r: r["rubric"]["actions"][0].update(kind="sing"), "action kind 'sing' is unknown"),
+        (lambda r: r["rubric"]["task"].update(kind="sing"), "task kind 'sing' is unknown"),
+        (lambda r: r["rubric"]["form"][0].update(kind="sing"), "check kind 'sing' is unknown"),
+        (lambda r: r["rubric"]["form"][0].update(m=1), "form 'plain_line' takes"),
+        (lambda r: r.update(gold="Something else"), r"obeying distractors \[\] gives \[0, "),
+        (lambda r: r.update(bad=r["gold"]), "its bad output does not obey"),
+    ],
+)
+def test_a_faulty_line_is_named(tmp_path, change, named):
+    path = rows_of(tmp_path, change)
+    with pytest.raises(ValueError, match=named) as error:
+        files.read(path)
+    assert str(error.value).startswith(f"{path}:2: ") and "\n" not in str(error.value)
+
+
+def test_a_file_that_holds_no_instances_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.jsonl: it cannot be read"):
+        files.read(tmp_path / "none.jsonl")
+    for content_, named in (
+        (b"", "no instances"),
+        (b"{", "1: not JSON"),
+        (b"[]", "1: not an object"),
+        (b"\xff", "UTF-8"),
+    ):
+        (tmp_path / "bad.jsonl").write_bytes(content_)
+        with pytest.raises(ValueError, match=named):
+            files.read(tmp_path / "bad.jsonl")
