@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from camopd_jax.distraction import actions, content, texts
+from camopd_jax.distraction.catalogue import OPERATIONS
 from camopd_jax.distraction.content import CATEGORIES, LEVELS, SPLITS, Pattern, Template
 from camopd_jax.distraction.instance import CONTROLS, PARADIGMS, Instance, obeying, render, validate
 from camopd_jax.distraction.operations import Rng, Solved
-from camopd_jax.distraction.structures import OPERATIONS
 from camopd_jax.distraction.texts import Document
 from camopd_jax.distraction.words import contains, words
 
@@ -74,7 +74,7 @@ def _instance(split: str, level: str, seed: int, number: int) -> Instance:
         plan = OPERATIONS[template.op](genre, rng, **template.args)
         doc = texts.draw(genre, split, level, plan.wanted, plan.without, rng)
         solved = plan.solve(doc)
-        if level == "short" and _size(solved.gold) > SHORT_ANSWER:
+        if solved is None or (level == "short" and _size(solved.gold) > SHORT_ANSWER):
             continue
         for _ in range(ATTEMPTS):
             found = _built(name, level, template, plan.keep, doc, solved, rng)

@@ -67,7 +67,7 @@ def render(instance: Instance, paradigm: str, control: str) -> list[dict]:
         return [*before, _message("user", instruction)]
     if instance.instruction_first:
         return [_message("user", f"{instruction}\n\nText:\n{text}")]
-    return [_message("user", f"Text:\n{text}\n\nTask: {instruction}")]
+    return [_message("user", f"Text:\n{text}\n\n{instruction}")]
 
 
 def obeying(instance: Instance, numbers: Sequence[int]) -> str:

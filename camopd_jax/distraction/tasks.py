@@ -82,10 +82,14 @@ def number(text: str, value: int, also: list, refuse: list) -> bool:
 def label(text: str, accept: list, refuse: list) -> bool:
     """The answer gives one of the accepted labels.
 
-    A label as the first word decides, unless a refused one is joined to it or begins a later sentence; else no
-    refused label, no negation before an accepted one, and no hedge may occur.
+    A refused label that is only ruled out ("not urgent") is none. A label as the first word decides, unless a refused
+    one is joined to it or begins a later sentence; else no refused label, no negation before an accepted one, and no
+    hedge may occur.
     """
-    said = words(text)
+    rest = joined(text)
+    for word in refuse:
+        rest = re.sub(_RULED_OUT + joined(word), " ", rest)
+    said = rest.split()
     hits = [i for i, word in enumerate(said) if word in accept or word in refuse]
     if not hits:
         return False

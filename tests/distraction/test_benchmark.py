@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from camopd_jax.distraction import benchmark, content, files, rubric
+from camopd_jax.distraction.catalogue import OPERATIONS
 from camopd_jax.distraction.content import CATEGORIES, LEVELS, SPLITS, Fact, Genre
 from camopd_jax.distraction.instance import CONTROLS, PARADIGMS, obeying, render, validate
-from camopd_jax.distraction.structures import OPERATIONS
 from camopd_jax.distraction.texts import Document
 
 COUNT = 300
