@@ -14,7 +14,6 @@ from camopd_jax.distraction.operations import (
     number,
     pick,
     rows,
-    task_of,
     truth,
     values,
     verbatim,
@@ -136,18 +135,6 @@ def personal_data(genre: Genre, rng: Rng) -> Plan:
         return Solved({}, gold, {"kind": "keyed", "tasks": task}, [{"kind": "pairs", "keys": list(task), "joint": ":"}])
 
     return Plan(("phone", "email"), solve)
-
-
-def private_name(genre: Genre, rng: Rng) -> Plan:
-    """The only person whom the text names."""
-    people = pick(genre, ("person",), len(genre.facts), rng)
-    opening = [f for f in people if f.name in genre.sentences[0].gives]
-    person = (opening or people)[0]
-
-    def solve(doc):
-        return Solved({}, doc.facts[person.name], task_of(person, doc), [LINE])
-
-    return Plan((person.name,), solve, without=frozenset(f.name for f in people if f is not person))
 
 
 def private_phone(genre: Genre, rng: Rng) -> Plan:

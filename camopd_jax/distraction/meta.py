@@ -9,6 +9,7 @@ from camopd_jax.distraction.operations import (
     Solved,
     copied_lines,
     edge_word,
+    opens,
     pick,
     rows,
     task_of,
@@ -118,6 +119,16 @@ def completion(genre: Genre, rng: Rng) -> Plan:
         return None
 
     return Plan((), solve)
+
+
+def mentioned(genre: Genre, rng: Rng, *, type: str) -> Plan:
+    """The only value of a type that the text has, which opens the text where its first sentence gives one."""
+    (fact, *others) = sorted(pick(genre, (type,), len(genre.facts), rng), key=lambda f: not opens(genre, f))
+
+    def solve(doc):
+        return Solved({}, doc.facts[fact.name], task_of(fact, doc), [LINE])
+
+    return Plan((fact.name,), solve, without=frozenset(f.name for f in others if not opens(genre, f)))
 
 
 def kind_of_text(genre: Genre, rng: Rng, *, split: str) -> Plan:

@@ -48,6 +48,11 @@ def pick(genre: Genre, types: Sequence[str], n: int, rng: Rng) -> list[Fact]:
     return [facts[i] for i in rng.permutation(len(facts))[:n]]
 
 
+def opens(genre: Genre, fact: Fact) -> bool:
+    """The first sentence of the genre's texts gives the fact."""
+    return fact.name in genre.sentences[0].gives
+
+
 def task_of(fact: Fact, doc: Document) -> dict:
     """The check of an answer that gives a fact's value."""
     value = doc.facts[fact.name]
