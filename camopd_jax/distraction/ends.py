@@ -59,13 +59,21 @@ def _without_end(answer: str, gold: str, mark: str) -> str | None:
     start = found[-len(wanted)][1]
     head = answer[:start]
     sentence = head[max((a for a, _ in units(answer) if a <= start), default=0) :]
-    if declined(sentence) and not joined(head).endswith(joined(gold)):
-        return None  # such as "I left out ..."
+    # Such as "I left out Passed"; or the mark's word is the sentence's own, as in "he passed".
+    spoken_of = declined(sentence) or (head.rstrip()[-1:].isalnum() and not _written(mark, answer[start:]))
+    if spoken_of and not joined(head).endswith(joined(gold)):
+        return None
     # The signs with which the mark itself begins, and those that open around it.
     opening = re.match(r"\W*", mark)[0].strip()
     head = head.rstrip()
     head = head.removesuffix(opening).rstrip() if opening else head
     return head[:-1].rstrip() if head[-1:] in _SIGN or head[-1:] in '"“‘(' else head
+
+
+def _written(mark: str, text: str) -> bool:
+    """The text begins with the mark's words as they are written, or all in capitals."""
+    own = re.sub(r"^\W+|\W+$", "", mark)
+    return text.startswith((own, own.upper()))
 
 
 def _without_start(answer: str, mark: str) -> str | None:

@@ -103,6 +103,15 @@ def test_distractors_stand_between_the_sentences_of_the_clean_text():
             assert place == ("start" if clean == 0 else "end" if clean == 1 else "middle")
 
 
+def test_no_distractor_stands_where_the_task_looks():
+    begins = ("first_word", "first_sentence", "first_and_last_word", "first_and_last_sentence")
+    ends = ("last_word", "last_sentence", "first_and_last_word", "first_and_last_sentence")
+    for x in every():
+        op = x.template.split("-")[3]
+        assert not (op in begins and "start" in x.places)
+        assert not (op in ends and "end" in x.places)
+
+
 def test_the_text_is_identical_in_every_paradigm_and_clean_in_the_controls():
     for x in every()[::7]:
         for paradigm, control in itertools.product(PARADIGMS, CONTROLS):
