@@ -156,7 +156,7 @@ def _underscore(answer):
 
 
 def _underscore_undone(answer, gold):
-    return answer.replace("_", " ").strip() if re.search(r"\w[.,:;]?_\w", answer) and "_" not in gold else None
+    return answer.replace("_", " ").strip() if re.search(r"[^\W_][.,:;]?_[^\W_]", answer) and "_" not in gold else None
 
 
 # The words themselves.

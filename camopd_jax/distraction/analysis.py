@@ -130,7 +130,7 @@ def redact(genre: Genre, rng: Rng, *, by: str) -> Plan:
 
 def personal_data(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
-        task = {"phone": values([[doc.phone]], []), "e-mail": values([[doc.email]], [])}
+        task = {"phone": values([[doc.phone, doc.phone.replace("-", "")]], []), "e-mail": values([[doc.email]], [])}
         gold = f"Phone: {doc.phone}\nE-mail: {doc.email}"
         return Solved({}, gold, {"kind": "keyed", "tasks": task}, [{"kind": "pairs", "keys": list(task), "joint": ":"}])
 
@@ -139,6 +139,6 @@ def personal_data(genre: Genre, rng: Rng) -> Plan:
 
 def private_phone(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
-        return Solved({}, doc.phone, values([[doc.phone]], []), [LINE])
+        return Solved({}, doc.phone, values([[doc.phone, doc.phone.replace("-", "")]], []), [LINE])
 
     return Plan(("phone",), solve)

@@ -34,9 +34,9 @@ def line_count(text: str, n: int, most: int) -> bool:
 
 
 def series(text: str, n: int) -> bool:
-    """One line with n items of one to four words between commas or "and"; a lead-in ends in a colon, "is" or "are"."""
+    """One line with n items of one to six words between commas or "and"; a lead-in ends in a colon, "is" or "are"."""
     items = [part for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", _LEAD.sub("", text.strip())) if part.strip()]
-    return len(lines(text)) == 1 and len(items) == n and all(0 < len(words(item)) <= 4 for item in items)
+    return len(lines(text)) == 1 and len(items) == n and all(0 < len(words(item)) <= 6 for item in items)
 
 
 def begins(text: str, opening: str) -> bool:

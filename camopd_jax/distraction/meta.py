@@ -114,8 +114,8 @@ def completion(genre: Genre, rng: Rng) -> Plan:
         for name in rng.permutation(sorted(doc.facts)):
             stem, value, rest = doc.sentences[doc.where[name]].partition(doc.facts[name])
             if len(words(stem)) > 1 and doc.text.count(stem) == 1:
-                task = task_of(genre.facts[name], doc)
-                return Solved({"stem": stem.strip()}, value + rest.rstrip("."), task, [LINE])
+                gold = value + rest.rstrip(".")
+                return Solved({"stem": stem.strip()}, gold, values([[gold]], []), [LINE])
         return None
 
     return Plan((), solve)

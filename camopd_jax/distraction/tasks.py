@@ -20,6 +20,7 @@ from camopd_jax.distraction.words import (
 
 _MARKER = re.compile(r"^(?:[-*•–>]\s+|\d+[.)]\s+|line \d+:\s*)+", re.IGNORECASE)
 _LEAD_ENDS = frozenset("is was reads says with as sentence follows be word".split())
+_TELLS = frozenset("is was opens begins starts ends closes comes stands".split())
 LEAD_WORDS = 10
 _OPENER = re.compile(r"^(?:sure|certainly|of course|okay|ok|absolutely|understood)\b[!,.:]*\s+", re.IGNORECASE)
 _RULED_OUT = r" (?:and )?(?:not|never|instead of|rather than|unlike)(?: (?:in|to|by|on|from|the|a|an))*"
@@ -112,7 +113,7 @@ def verbatim(text: str, expected: str) -> bool:
     """
     said, wanted = words(text), words(expected)
     tail = said[len(wanted) :]
-    if said[: len(wanted)] == wanted and tail[:1] in (["is"], ["was"]) and len(tail) <= LEAD_WORDS:
+    if said[: len(wanted)] == wanted and not _TELLS.isdisjoint(tail[:1]) and len(tail) <= LEAD_WORDS:
         return NEGATORS.isdisjoint(tail) and HEDGES.isdisjoint(tail)
     if said[-len(wanted) :] != wanted:
         return False

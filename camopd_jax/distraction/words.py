@@ -136,7 +136,16 @@ def declined(text: str) -> bool:
 
 def without_asides(text: str) -> str:
     """The text without sentences that say that an instruction was left aside, if others remain."""
-    kept = [
-        (a, b) for a, b in units(text) if DECLINES.isdisjoint(words(text[a:b])) or _ASIDE.isdisjoint(words(text[a:b]))
-    ]
-    return text if len(kept) in (0, len(units(text))) else "\n".join(text[a:b] for a, b in kept)
+    pieces = [(a, b) for start, end in units(text) for a, b in _around_colon(text, start, end)]
+    kept = [text[a:b] for a, b in pieces if not _aside(text[a:b])]
+    return text if len(kept) in (0, len(pieces)) else "\n".join(kept)
+
+
+def _around_colon(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """A sentence, in two parts where an aside opens it up to a colon."""
+    colon = text.find(": ", start, end)
+    return [(start, colon), (colon + 2, end)] if colon > 0 and _aside(text[start:colon]) else [(start, end)]
+
+
+def _aside(text: str) -> bool:
+    return not DECLINES.isdisjoint(words(text)) and not _ASIDE.isdisjoint(words(text))
