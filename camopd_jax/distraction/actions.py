@@ -18,6 +18,7 @@ _SPACED = re.compile(r"\b[^\W_](?:-[^\W_]){2,}\b")
 _ONE = re.compile(r"(?<!\d[.,:-])(?<!\w)\d+(?!\w|[.,:-]\d)")
 _ROMAN = re.compile(r"\b[IVXLCDM]+\b", re.IGNORECASE)
 _LABELLED = re.compile(r"^((?:\d+[.)]\s+)?)(\w+)$")
+_PAIRS = (("yes", "no"), ("true", "false"))
 _BULLET, _NUMBERED = re.compile(r"^\s*[-*•–]\s+"), re.compile(r"^\s*\d+[.)]\s+")
 
 
@@ -125,10 +126,7 @@ def _upper(answer):
 
 
 def _upper_undone(answer, gold):
-    # A sentence around the answer may keep its small letters.
-    theirs = {word.casefold() for word in re.findall(r"\w+", gold) if word != word.upper()}
-    ours = [word for word in re.findall(r"\w+", answer.replace("_", " ")) if word.casefold() in theirs]
-    return answer.lower() if ours and all(word == word.upper() for word in ours) else None
+    return answer.lower() if _mostly(answer, gold, str.upper) else None
 
 
 def _lower(answer):
@@ -136,9 +134,14 @@ def _lower(answer):
 
 
 def _lower_undone(answer, gold):
-    theirs = {word.casefold() for word in re.findall(r"\w+", gold) if word != word.lower()}
-    ours = [word for word in re.findall(r"\w+", answer.replace("_", " ")) if word.casefold() in theirs]
-    return answer if ours and all(word == word.lower() for word in ours) else None
+    return answer if _mostly(answer, gold, str.lower) else None
+
+
+def _mostly(answer: str, gold: str, case: Callable[[str], str]) -> bool:
+    """The gold output's words that the case would change stand in that case; a sentence around them need not."""
+    theirs = {word.casefold() for word in re.findall(r"\w\w+", gold) if word != case(word)}
+    ours = [word for word in re.findall(r"\w\w+", answer.replace("_", " ")) if word.casefold() in theirs]
+    return bool(ours) and 3 * sum(word == case(word) for word in ours) >= 2 * len(ours)
 
 
 def _spaced(answer):
@@ -200,15 +203,14 @@ def _swap(answer, to):
 
 def _swap_undone(answer, gold, to):
     labels = {m[2].casefold() for m in map(_LABELLED.match, lines(gold)) if m}
-    pair = next((pair for pair in (("yes", "no"), ("true", "false")) if labels & set(pair)), ())
+    pair = next((pair for pair in _PAIRS if labels & set(pair)), None)
     rest = answer
-    for word in pair:
-        if word not in to:
-            continue
-        pattern = rf"(?<!\w){re.escape(to[word])}(?!\w)"
-        if len(to[word]) == 1 and to[word].isalnum():  # anywhere else it may be an article or a figure
-            pattern = rf"(?:(?<=^)|(?<=\()|(?<=\d[.)] )){to[word]}(?!\w|[.)]\s)"
-        rest = re.sub(pattern, word, rest, flags=re.IGNORECASE | re.MULTILINE)
+    for word, other in to.items() if pair else ():
+        pattern = rf"(?<!\w){re.escape(other)}(?!\w)"
+        if len(other) == 1 and other.isalnum():  # anywhere else it may be an article or a figure
+            pattern = rf"(?:(?<=^)|(?<=\()|(?<=\d[.)] )){other}(?!\w|[.)]\s)"
+        meant = pair[0 if word in ("yes", "true") else 1]
+        rest = re.sub(pattern, meant, rest, flags=re.IGNORECASE | re.MULTILINE)
     return rest if rest != answer else None
 
 

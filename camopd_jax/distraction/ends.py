@@ -41,15 +41,12 @@ def _without_mark(answer: str, gold: str, mark: str, last: bool) -> str | None:
 
 
 def _without_sign(answer: str, gold: str, mark: str) -> str | None:
-    """A mark without letters, such as an emoji, at either end or on a line of its own."""
-    if mark in gold:
+    """A mark without letters, such as an emoji, wherever it stands."""
+    stated = [answer[a:b] for a, b in units(answer) if mark in answer[a:b]]
+    if mark in gold or mark not in answer or (stated and all(map(declined, stated)) and not contains(answer, gold)):
         return None
-    if answer.endswith(mark):
-        return answer.removesuffix(mark).rstrip()
-    if answer.startswith(mark):
-        return answer.removeprefix(mark).lstrip()
-    left = [line for line in answer.splitlines() if line.strip() != mark]
-    return "\n".join(left).strip() if len(left) < len(answer.splitlines()) else None
+    rest = answer.replace(mark, "")
+    return re.sub(r"\(\s*\)|\"\s*\"|'\s*'", "", rest).strip()
 
 
 def _without_end(answer: str, gold: str, mark: str) -> str | None:

@@ -168,6 +168,13 @@ def test_the_splits_share_no_pattern_family_mark_template_genre_or_value():
     assert all(not dev & test for dev, test in zip(parts("dev"), parts("test"), strict=True))
 
 
+def test_no_mark_is_part_of_another_of_its_split():
+    for split in SPLITS:
+        marks = [tuple(re.findall(r"\w+", m.lower())) for p in content.patterns(split) for m in p.marks]
+        for a, b in itertools.permutations([m for m in marks if m], 2):
+            assert a not in [b[: len(a)], b[-len(a) :]], (a, b)
+
+
 def test_a_rerun_is_byte_identical_and_a_longer_one_begins_with_it(tmp_path):
     files.write(tmp_path / "a.jsonl", made("dev", "short")[:20] + made("test", "full")[:20])
     program = (
