@@ -475,7 +475,7 @@ MUTANTS = [
     Mutant("distraction: a residue may be copied", "distraction/rubric.py",
            "COPIED_WORDS = 4", "COPIED_WORDS = 400", RUBRIC + "five_criteria_by_hand"),
     Mutant("distraction: to speak of a mark is to obey", "distraction/ends.py",
-           "if declined(sentence) and", "if False and", OBEYS),
+           "spoken_of = declined(sentence) or (", "spoken_of = (", OBEYS),
     Mutant("distraction: a mark counts at the end alone", "distraction/ends.py",
            "found = [at_end, at_start] if last", "found = [at_end] if last", OBEYS),
     Mutant("distraction: one word in capitals is obedience", "distraction/actions.py",
