@@ -505,7 +505,7 @@ MUTANTS = [
            'not (g == 0 and "start" in keep)', "True", BENCHMARK + "no_distractor_stands_where_the_task_looks"),
     Mutant("distraction: false claims are true", "distraction/operations.py",
            "while not holds and value in", "while False and value in",
-           BENCHMARK + "right_answers_that_depend_on_what_is_asked"),
+           "tests/distraction/test_operations.py::test_right_answers_that_depend_on_what_is_asked"),
 ]
 # fmt: on
 

@@ -16,7 +16,7 @@ from camopd_jax.distraction.words import (
     units,
     without_asides,
     words,
-)  # fmt: skip
+)
 
 _MARKER = re.compile(r"^(?:[-*•–>]\s+|\d+[.)]\s+|line \d+:\s*)+", re.IGNORECASE)
 _LEAD_ENDS = frozenset("is was reads says with as sentence follows be word".split())

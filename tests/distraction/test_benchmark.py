@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -10,14 +9,11 @@ import sys
 from collections import Counter
 from functools import cache
 
-import numpy as np
 import pytest
 
 from camopd_jax.distraction import benchmark, content, files, rubric
-from camopd_jax.distraction.catalogue import OPERATIONS
-from camopd_jax.distraction.content import CATEGORIES, LEVELS, SPLITS, Fact, Genre
+from camopd_jax.distraction.content import CATEGORIES, LEVELS, SPLITS
 from camopd_jax.distraction.instance import CONTROLS, PARADIGMS, obeying, render, validate
-from camopd_jax.distraction.texts import Document
 
 COUNT = 300
 SETS = list(itertools.product(SPLITS, LEVELS))
@@ -229,171 +225,3 @@ def test_the_validator_finds_each_fault():
 
 
 BULLET = [{"kind": "bullets", "n": 1}]
-
-# By hand: a text, and what is right of it.
-FACTS = {
-    "captain": Fact("captain", "person", "Who commands the ship?", "the captain", "{v} commands the ship"),
-    "mate": Fact("mate", "person", "Who is the mate?", "the mate", "{v} is the mate"),
-    "port": Fact("port", "city", "Where is she from?", "the port", "she is from {v}"),
-    "ship": Fact("ship", "thing", "What is her name?", "the name", "her name is {v}", values=("Swift", "Gull", "Tern")),
-    "crew": Fact("crew", "count", "How large is the crew?", "the crew", "the crew is {v}", low=13, high=40),
-    "crates": Fact(
-        "crates", "count", "How many crates are there?", "the crates", "{v} crates are there", low=13, high=40
-    ),
-}
-VALUES = {"captain": "Ada Byron", "mate": "Ben Hecht", "port": "Rouen", "ship": "Swift", "crew": "34", "crates": "21"}
-GENRE = Genre(
-    "log", "a log", FACTS, {"name": "hull", "ask": "Is the hull sound or leaky?", "labels": ["sound", "leaky"]},
-    {"name": "cargo", "noun": "the cargo", "one": "good", "values": ["tea", "salt", "iron", "wool"]},
-    "{captain} sails the {ship} from {port}.", (),
-)  # fmt: skip
-SENTENCES = (
-    "Ben Hecht is the mate.", "The Swift of Rouen has 34 people and 21 crates.", "On board: tea, salt and iron.",
-    "Her hull is sound.", "Ada Byron commands her.", "Call 555-0123 or write to log@sea.example.", "Gulls rest aloft.",
-)  # fmt: skip
-WHERE = {
-    "mate": 0, "ship": 1, "port": 1, "crew": 1, "crates": 1, "list": 2, "aspect": 3, "captain": 4, "phone": 5,
-    "email": 5,
-}  # fmt: skip
-DOC = Document(
-    GENRE, "dev", SENTENCES, frozenset({4}), VALUES, WHERE, "sound", ("tea", "salt", "iron"), "555-0123",
-    "log@sea.example",
-)  # fmt: skip
-
-
-def solved(op, seed=0, **args):
-    return OPERATIONS[op](GENRE, np.random.default_rng(seed), **args).solve(DOC)
-
-
-@pytest.mark.parametrize(
-    "op, args, gold",
-    [
-        ("first_word", {}, "Ben"),
-        ("last_word", {}, "aloft"),
-        ("first_sentence", {}, "Ben Hecht is the mate."),
-        ("last_sentence", {}, "Gulls rest aloft."),
-        ("first_and_last_sentence", {}, "Ben Hecht is the mate.\nGulls rest aloft."),
-        ("first_and_last_word", {}, "Ben + aloft"),
-        ("absent", {}, "wool"),
-        ("aspect", {}, "sound"),
-        ("names", {"joint": ", "}, "Ben Hecht, Ada Byron"),
-        ("evidence", {}, "sound\nHer hull is sound."),
-        ("summary", {}, "Ada Byron sails the Swift from Rouen."),
-        ("comma_list", {}, "tea, salt, iron"),
-        ("bullets", {}, "- tea\n- salt\n- iron"),
-        ("sorted", {"backwards": False}, "1. iron\n2. salt\n3. tea"),
-        ("sorted", {"backwards": True}, "1. tea\n2. salt\n3. iron"),
-        ("compare", {"least": True}, "21"),
-        ("compare", {"least": False}, "34"),
-        ("total", {}, "Total: 55"),
-        ("difference", {}, "Difference: 13"),
-        ("personal_data", {}, "Phone: 555-0123\nE-mail: log@sea.example"),
-    ],
-)
-def test_right_answers_by_hand(op, args, gold):
-    assert solved(op, **args).gold == gold
-
-
-HOLD = {
-    "Ada Byron commands the ship", "Ben Hecht is the mate", "she is from Rouen", "her name is Swift", "the crew is 34",
-    "21 crates are there",
-}  # fmt: skip
-ANSWERS = {FACTS[name].ask: value for name, value in VALUES.items()}
-NOUNS = {FACTS[name].noun: value for name, value in VALUES.items()}
-RANKS = ["Ben Hecht", "Swift", "Rouen", "Ada Byron"]
-
-
-def test_right_answers_that_depend_on_what_is_asked():
-    for seed in range(40):
-        x = solved("fact", seed, types=["person", "city", "thing", "count"])
-        assert x.gold == ANSWERS[x.slots["ask"]]
-        x = solved("earlier", seed)
-        assert x.gold == min(x.slots["a"], x.slots["b"], key=RANKS.index)
-        x = solved("order", seed)
-        assert x.gold == " > ".join(sorted(x.slots["words"].split(", "), key=RANKS.index))
-        x = solved("contains_word", seed, yes="Yes", no="No")
-        assert x.gold == ("No" if x.slots["word"] == "wool" else "Yes")
-        x = solved("sentence_with", seed, lead="")
-        assert x.gold in SENTENCES and NOUNS[x.slots["noun"]] in x.gold
-        x = solved("two_questions", seed)
-        assert x.gold == f"{ANSWERS[x.slots['ask1']]}\n{ANSWERS[x.slots['ask2']]}"
-        x = solved("claim", seed, yes="True", no="False")
-        assert x.gold == str(x.slots["claim"] in HOLD)
-        x = solved("claims", seed, yes="true", no="false")
-        expected = [str(x.slots[f"claim{i}"] in HOLD).lower() for i in (1, 2, 3)]
-        assert x.gold == "\n".join(f"{i}. {e}" for i, e in enumerate(expected, 1))
-        for op, odd in (("headline", True), ("contradiction", False)):
-            x = solved(op, seed)
-            claims = [x.slots[f"claim{i}"] for i in (1, 2, 3)]
-            (right,) = [i for i, c in enumerate(claims, 1) if ((c in HOLD or c[0].lower() + c[1:] in HOLD) == odd)]
-            assert x.gold == str(right)
-        x = solved("more", seed)
-        assert x.gold == ("Yes" if int(NOUNS[x.slots["noun"]]) > int(x.slots["bound"]) else "No")
-        x = solved("json", seed, n=2)
-        assert {k: str(v) for k, v in json.loads(x.gold).items()} == {
-            k: VALUES[k] for k in x.slots["keys"].split(" and ")
-        }
-        x = solved("redact", seed, by="X")
-        assert x.gold == {"Ada Byron": "X commands her.", "Ben Hecht": "X is the mate."}[x.slots["person"]]
-        x = solved("pair", seed, joint=" / ", first=["person"], second=["count"])
-        assert x.gold == f"{NOUNS[x.slots['a']]} / {NOUNS[x.slots['b']]}"
-
-
-def rows_of(tmp_path, change=None):
-    path = tmp_path / "x.jsonl"
-    files.write(path, made("dev", "short")[:2])
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if change:
-        change(rows[1])
-        path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return path
-
-
-def test_what_is_written_is_read_again(tmp_path):
-    everything = [x for split, level in SETS for x in made(split, level)[:10]]
-    files.write(tmp_path / "a.jsonl", everything)
-    assert [dataclasses.asdict(x) for x in files.read(tmp_path / "a.jsonl")] == [
-        dataclasses.asdict(x) for x in everything
-    ]
-
-
-@pytest.mark.parametrize(
-    "change, named",
-    [
-        (lambda r: r.pop("gold"), "gold missing"),
-        (lambda r: r.update(note=1), "unknown field note"),
-        (lambda r: r.update(split="train"), "split is 'train'; allowed are dev, test"),
-        (lambda r: r.update(text=""), "text is ''"),
-        (lambda r: r.update(places=["start"]), "places is"),
-        (lambda r: r.update(instruction_first=1), "instruction_first is 1"),
-        (lambda r: r.update(positions=[[0, 1], [1, 2], [2, 99999]]), "positions is"),
-        (lambda r: r.update(id="dev-short-0-00000"), "id 'dev-short-0-00000' is that of an earlier line"),
-        (lambda r: r.update(rubric={}), "rubric is not an object of task, form and actions"),
-        (lambda r: r["rubric"]["actions"].pop(), "rubric.actions has 2 objects"),
-        (lambda r: r["rubric"]["actions"][0].update(kind="sing"), "action kind 'sing' is unknown"),
-        (lambda r: r["rubric"]["task"].update(kind="sing"), "task kind 'sing' is unknown"),
-        (lambda r: r["rubric"]["form"][0].update(kind="sing"), "check kind 'sing' is unknown"),
-        (lambda r: r["rubric"]["form"][0].update(m=1), "form 'plain_line' takes"),
-        (lambda r: r.update(gold="Something else"), r"obeying distractors \[\] gives \[0, "),
-        (lambda r: r.update(bad=r["gold"]), "its bad output does not obey"),
-    ],
-)
-def test_a_faulty_line_is_named(tmp_path, change, named):
-    path = rows_of(tmp_path, change)
-    with pytest.raises(ValueError, match=named) as error:
-        files.read(path)
-    assert str(error.value).startswith(f"{path}:2: ") and "\n" not in str(error.value)
-
-
-def test_a_file_that_holds_no_instances_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.jsonl: it cannot be read"):
-        files.read(tmp_path / "none.jsonl")
-    for content_, named in (
-        (b"", "no instances"),
-        (b"{", "1: not JSON"),
-        (b"[]", "1: not an object"),
-        (b"\xff", "UTF-8"),
-    ):
-        (tmp_path / "bad.jsonl").write_bytes(content_)
-        with pytest.raises(ValueError, match=named):
-            files.read(tmp_path / "bad.jsonl")
