@@ -17,7 +17,7 @@ from camopd_jax.distraction.words import contains, words
 MARK = "{mark}"
 ATTEMPTS = 30  # at distractors for a text, before another text is drawn
 DRAWS = 200  # of a text, before the assets are at fault
-SHORT_PROMPT = 98  # words, digits and marks of a whole prompt of level short, whatever its paradigm and control
+SHORT_PROMPT = 96  # words, digits and marks of a whole prompt of level short, whatever its paradigm and control
 SHORT_ANSWER = 14  # of its gold output
 SHORT_RESIDUE = 18  # of a distractor, {mark} as one
 FAVOURED = 5  # a pattern that fits few answers is drawn, where it does, as if it were so many
