@@ -17,14 +17,16 @@ from camopd_jax.distraction.words import contains, words
 MARK = "{mark}"
 ATTEMPTS = 30  # at distractors for a text, before another text is drawn
 DRAWS = 200  # of a text, before the assets are at fault
-SHORT_PROMPT = 96  # words, digits and marks of a whole prompt of level short, whatever its paradigm and control
+SHORT_PROMPT = (
+    94  # words, digits and marks (see pieces) of a whole prompt of level short, whatever its paradigm and control
+)
 SHORT_ANSWER = 14  # of its gold output
 SHORT_RESIDUE = 18  # of a distractor, {mark} as one
 FAVOURED = 5  # a pattern that fits few answers is drawn, where it does, as if it were so many
 _RARE = ("words", "roman", "swap", "surname")
 # Beyond so many words of the answer nobody would ask for it.
 _LONGEST = {"spaced": 4, "underscore": 12, "repeat": 12}
-_PIECE = re.compile(r"\d|[^\W\d]+|[^\w\s]")
+_PIECE = re.compile(r"\d|[^\W\d]{1,8}|[^\w\s]")
 # A right answer often has these forms by itself, which would be taken for obedience.
 _NATURAL = {
     "json": ("json", "fence", "lower", "words", "roman"), "csv": ("json", "fence", "lower"),
@@ -59,7 +61,10 @@ def make(split: str, count: int, seed: int, level: str) -> list[Instance]:
 
 
 def pieces(messages: Sequence[dict]) -> int:
-    """Words, digits and marks of a conversation: about its tokens, without a tokenizer."""
+    """Words, digits and marks of a conversation; long words and characters beyond ASCII count twice.
+
+    With the 50 to 64 tokens of a chat template and of rarer words, these are its tokens, without a tokenizer.
+    """
     return sum(_size(m["content"]) for m in messages)
 
 
@@ -165,4 +170,4 @@ def _placed(
 
 
 def _size(text: str) -> int:
-    return len(_PIECE.findall(text))
+    return len(_PIECE.findall(text)) + sum(not c.isascii() for c in text)
