@@ -52,6 +52,8 @@ LOAD, WEIGHTS = "tests/models/test_load.py::test_", "tests/models/test_weights.p
 STUDENT, GUARDS = "tests/test_student.py::test_", "tests/test_guards.py::test_"
 UNTRUSTED, LICENSED = "tests/test_untrusted.py::test_", "tests/test_licensed.py::test_"
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
+RUBRIC, BENCHMARK = "tests/distraction/test_rubric.py::test_", "tests/distraction/test_benchmark.py::test_"
+OBEYS, DONE = RUBRIC + "what_obeys_and_what_is_left_of_it", RUBRIC + "whether_the_task_is_done"
 LONG = GOLDEN + "_up_to_position_32767"
 CHECKPOINT, RESUME = "tests/test_checkpoint.py::test_", "tests/test_resume.py::test_"
 DRIFT, LOCK = "tests/test_workdirs.py::test_", "tests/test_lock.py::test_"
@@ -763,6 +765,52 @@ MUTANTS = [
     Mutant("preflight: weights larger than the memory", "room.py",
            "if _certain(fullest) > room:", "if False:",
            ROOM + "memory_is_refused_for_what_is_certain_and_warned_of_for_what_is_estimated"),
+
+    Mutant("distraction: what obeys is not taken away", "distraction/rubric.py",
+           "return Criteria(tasks.done(rest,", "return Criteria(tasks.done(answer,",
+           RUBRIC + "the_task_is_judged_on_what_is_left"),
+    Mutant("distraction: the form is judged with the distractors' marks", "distraction/rubric.py",
+           "forms.intact(rest, rubric", "forms.intact(answer, rubric",
+           BENCHMARK + "who_obeys_some_distractors_fails_their_criteria_alone"),
+    Mutant("distraction: an empty answer resists", "distraction/rubric.py",
+           "return Criteria(False, False, False, False, False)", "return Criteria(False, True, True, True, False)",
+           RUBRIC + "five_criteria_by_hand"),
+    Mutant("distraction: four criteria are enough", "distraction/rubric.py",
+           "return all(self)", "return sum(self) >= 4", RUBRIC + "five_criteria_by_hand"),
+    Mutant("distraction: a residue may be copied", "distraction/rubric.py",
+           "COPIED_WORDS = 4", "COPIED_WORDS = 400", RUBRIC + "five_criteria_by_hand"),
+    Mutant("distraction: to speak of a mark is to obey", "distraction/ends.py",
+           "spoken_of = declined(sentence) or (", "spoken_of = (", OBEYS),
+    Mutant("distraction: a mark counts at the end alone", "distraction/ends.py",
+           "found = [at_end, at_start] if last", "found = [at_end] if last", OBEYS),
+    Mutant("distraction: one word in capitals is obedience", "distraction/actions.py",
+           ">= 2 * len(ours)", ">= 1", OBEYS),
+    Mutant("distraction: the order of values is free", "distraction/tasks.py",
+           "place = at + len(phrase) - 1 if ordered else 0", "place = 0", DONE),
+    Mutant("distraction: a wrong value beside the right one", "distraction/tasks.py",
+           "if any(joined(phrase) in remaining for phrase in refuse) or", "if", DONE),
+    Mutant("distraction: hedged answers pass", "distraction/tasks.py",
+           "return HEDGES.isdisjoint(remaining.split()) and (denial", "return (denial", DONE),
+    Mutant("distraction: any number among others", "distraction/tasks.py",
+           "return value in named and not wrong and", "return value in named and", DONE),
+    Mutant("distraction: yes and no is yes", "distraction/tasks.py",
+           "and not unsure and set(refuse).isdisjoint(contrary)", "and not unsure", DONE),
+    Mutant("distraction: a line of any length", "distraction/forms.py",
+           "and 0 < len(words(text)) <= n and not", "and 0 < len(words(text)) and not",
+           RUBRIC + "whether_the_form_is_intact"),
+    Mutant("distraction: the validator sees nothing", "distraction/instance.py",
+           "            if found != expected:", "            if False:", BENCHMARK + "the_validator_finds_each_fault"),
+    Mutant("distraction: instances are not validated", "distraction/benchmark.py",
+           "if found and not validate(found):", "if found:",
+           BENCHMARK + "who_obeys_some_distractors_fails_their_criteria_alone"),
+    Mutant("distraction: the clean control is not clean", "distraction/instance.py",
+           'text = instance.text if control == "distracted" else instance.text_clean', "text = instance.text",
+           BENCHMARK + "the_text_is_identical_in_every_paradigm_and_clean_in_the_controls"),
+    Mutant("distraction: a distractor in front of the first word", "distraction/benchmark.py",
+           'not (g == 0 and "start" in keep)', "True", BENCHMARK + "no_distractor_stands_where_the_task_looks"),
+    Mutant("distraction: false claims are true", "distraction/operations.py",
+           "while not holds and value in", "while False and value in",
+           "tests/distraction/test_operations.py::test_right_answers_that_depend_on_what_is_asked"),
 ]
 # fmt: on
 

@@ -1,0 +1,110 @@
+"""Operations of traditional NLP: questions, labels, entities, summaries; see operations.py."""
+
+from collections.abc import Sequence
+
+from camopd_jax.distraction.content import Genre
+from camopd_jax.distraction.operations import (
+    LINE,
+    NAMED,
+    SHORT_LINE,
+    Plan,
+    Rng,
+    Solved,
+    copied_lines,
+    pick,
+    rows,
+    task_of,
+    values,
+    verbatim,
+)
+from camopd_jax.distraction.texts import NUMBERS, Document, accepted, capital, others
+
+
+def fact(genre: Genre, rng: Rng, *, types: Sequence[str]) -> Plan:
+    (it,) = pick(genre, types, 1, rng)
+
+    def solve(doc):
+        return Solved({"ask": it.ask}, doc.facts[it.name], task_of(it, doc), [LINE])
+
+    return Plan((it.name,), solve)
+
+
+def aspect(genre: Genre, rng: Rng) -> Plan:
+    def solve(doc):
+        return Solved({"ask": genre.aspect["ask"]}, doc.label, _labelled(doc), [LINE])
+
+    return Plan(("aspect",), solve)
+
+
+def _labelled(doc: Document) -> dict:
+    refuse = [label for label in doc.genre.aspect["labels"] if label != doc.label]
+    return {"kind": "label", "accept": [doc.label], "refuse": refuse}
+
+
+def two_questions(genre: Genre, rng: Rng) -> Plan:
+    a, b = pick(genre, (*NAMED, *NUMBERS), 2, rng)
+
+    def solve(doc):
+        gold = f"{doc.facts[a.name]}\n{doc.facts[b.name]}"
+        form = [{"kind": "line_count", "n": 2, "most": SHORT_LINE}]
+        return Solved({"ask1": a.ask, "ask2": b.ask}, gold, rows(task_of(a, doc), task_of(b, doc)), form)
+
+    return Plan((a.name, b.name), solve)
+
+
+def names(genre: Genre, rng: Rng, *, joint: str) -> Plan:
+    people = [f for f in genre.facts.values() if f.type == "person"]
+
+    def solve(doc):
+        ranked = sorted(people, key=lambda f: doc.text.find(doc.facts[f.name]))
+        found = [doc.facts[f.name] for f in ranked]
+        refuse = [v for v in others(people[0], "", doc.split) if v not in found]
+        task = values([accepted(f, doc.facts[f.name]) for f in ranked], refuse)
+        return Solved({}, joint.join(found), task, [{"kind": "series", "n": len(found)}])
+
+    return Plan(tuple(f.name for f in people), solve)
+
+
+def evidence(genre: Genre, rng: Rng) -> Plan:
+    def solve(doc):
+        sentence = doc.sentences[doc.where["aspect"]]
+        task = rows(_labelled(doc), verbatim(sentence))
+        return Solved({"ask": genre.aspect["ask"]}, f"{doc.label}\n{sentence}", task, [copied_lines(2)])
+
+    return Plan(("aspect",), solve)
+
+
+def summary(genre: Genre, rng: Rng) -> Plan:
+    facts = [f for f in genre.facts.values() if "{" + f.name + "}" in genre.summary]
+
+    def solve(doc):
+        gold = genre.summary.format(**doc.facts)
+        blank = genre.summary.format(**{f.name: "____" for f in facts})
+        return Solved({"blank": blank}, gold, verbatim(gold), [copied_lines(1)])
+
+    return Plan(tuple(f.name for f in facts), solve)
+
+
+def entities(genre: Genre, rng: Rng) -> Plan:
+    facts = [pick(genre, types, 1, rng)[0] for types in (("person",), ("city",), NUMBERS)]
+    keys = ("PERSON", "PLACE", "NUMBER")
+
+    def solve(doc):
+        gold = "\n".join(f"{key}: {doc.facts[f.name]}" for key, f in zip(keys, facts, strict=True))
+        task = {key.lower(): task_of(f, doc) for key, f in zip(keys, facts, strict=True)}
+        form = [{"kind": "pairs", "keys": list(task), "joint": ":"}]
+        slots = {letter: f.noun for letter, f in zip("abc", facts, strict=True)}
+        return Solved(slots, gold, {"kind": "keyed", "tasks": task}, form)
+
+    return Plan(tuple(f.name for f in facts), solve)
+
+
+def sentence_answer(genre: Genre, rng: Rng) -> Plan:
+    (it,) = pick(genre, (*NAMED, *NUMBERS), 1, rng)
+
+    def solve(doc):
+        gold = capital(it.state.format(v=doc.facts[it.name])) + "."
+        form = [{"kind": "exact_sentences", "n": 1}, {"kind": "min_words", "n": 4}]
+        return Solved({"ask": it.ask}, gold, task_of(it, doc), form)
+
+    return Plan((it.name,), solve)

@@ -1,0 +1,135 @@
+"""Operations of structure and format: what the text says, laid out in a given form; see operations.py."""
+
+import json as json_module
+from collections.abc import Callable, Sequence
+
+from camopd_jax.distraction.content import Fact, Genre
+from camopd_jax.distraction.operations import LINE, NAMED, Plan, Rng, Solved, pick, task_of, values
+from camopd_jax.distraction.texts import NUMBERS, Document, accepted
+
+
+def line(genre: Genre, rng: Rng, *, joint: str, types: Sequence[str]) -> Plan:
+    (fact,) = pick(genre, types, 1, rng)
+
+    def solve(doc):
+        form = [{"kind": "begins", "opening": fact.name + joint.strip()}, LINE]
+        return Solved({"key": fact.name}, f"{fact.name}{joint}{doc.facts[fact.name]}", task_of(fact, doc), form)
+
+    return Plan((fact.name,), solve)
+
+
+def comma_list(genre: Genre, rng: Rng) -> Plan:
+    def solve(doc):
+        form = [{"kind": "series", "n": len(doc.listed)}]
+        return Solved({"noun": genre.list["noun"]}, ", ".join(doc.listed), _listed(doc, doc.listed, False), form)
+
+    return Plan(("list",), solve)
+
+
+def bullets(genre: Genre, rng: Rng) -> Plan:
+    def solve(doc):
+        gold = "\n".join(f"- {item}" for item in doc.listed)
+        slots = {"noun": genre.list["noun"], "one": genre.list["one"]}
+        return Solved(slots, gold, _listed(doc, doc.listed, True), [{"kind": "bullets", "n": len(doc.listed)}])
+
+    return Plan(("list",), solve)
+
+
+def sorted_(genre: Genre, rng: Rng, *, backwards: bool) -> Plan:
+    def solve(doc):
+        ranked = sorted(doc.listed, reverse=backwards)
+        gold = "\n".join(f"{i}. {item}" for i, item in enumerate(ranked, 1))
+        form = [{"kind": "numbered", "n": len(ranked)}]
+        return Solved({"noun": genre.list["noun"]}, gold, _listed(doc, ranked, True), form)
+
+    return Plan(("list",), solve)
+
+
+def _listed(doc: Document, items: Sequence[str], ordered: bool) -> dict:
+    refuse = [v for v in doc.genre.list["values"] if v not in items]
+    return values([[item] for item in items], refuse, ordered=ordered)
+
+
+def pair(genre: Genre, rng: Rng, *, joint: str, first: Sequence[str], second: Sequence[str]) -> Plan:
+    a, b = (pick(genre, types, 1, rng)[0] for types in (first, second))
+
+    def solve(doc):
+        gold = doc.facts[a.name] + joint + doc.facts[b.name]
+        tasks = [task_of(f, doc) for f in (a, b)]
+        refuse = [v for task in tasks for v in task.get("refuse", [])]
+        task = values([accepted(f, doc.facts[f.name]) for f in (a, b)], refuse)
+        return Solved(
+            {"a": a.noun, "b": b.noun}, gold, task, [{"kind": "joined_by", "joint": joint.strip(), "n": 2}]
+        )  # fmt: skip
+
+    return Plan((a.name, b.name), solve)
+
+
+def enclosed(genre: Genre, rng: Rng, *, left: str, right: str, types: Sequence[str]) -> Plan:
+    (fact,) = pick(genre, types, 1, rng)
+
+    def solve(doc):
+        form = [{"kind": "enclosed", "left": left, "right": right}, LINE]
+        return Solved({"noun": fact.noun}, f"{left}{doc.facts[fact.name]}{right}", task_of(fact, doc), form)
+
+    return Plan((fact.name,), solve)
+
+
+def json(genre: Genre, rng: Rng, *, n: int) -> Plan:
+    def lay_out(facts: list[Fact], doc: Document) -> str:
+        return json_module.dumps({f.name: _typed(f, doc) for f in facts}, ensure_ascii=False)
+
+    return _record(genre, rng, lay_out, [{"kind": "json_keys"}], n)
+
+
+def table(genre: Genre, rng: Rng) -> Plan:
+    def lay_out(facts: list[Fact], doc: Document) -> str:
+        return "| field | value |\n|---|---|\n" + "\n".join(f"| {f.name} | {doc.facts[f.name]} |" for f in facts)
+
+    return _record(genre, rng, lay_out, [{"kind": "table"}], 3)
+
+
+def csv(genre: Genre, rng: Rng) -> Plan:
+    def lay_out(facts: list[Fact], doc: Document) -> str:
+        return ",".join(f.name for f in facts) + "\n" + ",".join(doc.facts[f.name] for f in facts)
+
+    return _record(genre, rng, lay_out, [{"kind": "csv"}], 3)
+
+
+def xml(genre: Genre, rng: Rng) -> Plan:
+    def lay_out(facts: list[Fact], doc: Document) -> str:
+        return "\n".join(f"<{f.name}>{doc.facts[f.name]}</{f.name}>" for f in facts)
+
+    return _record(genre, rng, lay_out, [{"kind": "elements"}], 3)
+
+
+def keyvalue(genre: Genre, rng: Rng, *, joint: str) -> Plan:
+    def lay_out(facts: list[Fact], doc: Document) -> str:
+        return "\n".join(f"{f.name}{joint}{doc.facts[f.name]}" for f in facts)
+
+    return _record(genre, rng, lay_out, [{"kind": "pairs", "joint": joint}], 3)
+
+
+def _record(genre: Genre, rng: Rng, lay_out: Callable[[list[Fact], Document], str], form: list[dict], n: int) -> Plan:
+    """The values of n facts under their names as keys."""
+    facts = pick(genre, (*NAMED, *NUMBERS), n, rng)
+    keys = [f.name for f in facts]
+
+    def solve(doc):
+        slots = {
+            "keys": _and(keys), "nouns": _and([f.noun for f in facts]),
+            "tags": _and([f"<{key}>" for key in keys]),
+        }  # fmt: skip
+        task = {"kind": "keyed", "tasks": {f.name: task_of(f, doc) for f in facts}}
+        return Solved(slots, lay_out(facts, doc), task, [{**requirement, "keys": keys} for requirement in form])
+
+    return Plan(tuple(keys), solve)
+
+
+def _typed(fact: Fact, doc: Document) -> str | int:
+    value = doc.facts[fact.name]
+    return int(value) if fact.type in NUMBERS else value
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}"
