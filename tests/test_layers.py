@@ -14,7 +14,7 @@ MAX_LINES = 300
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
     ("types",),
-    ("losses", "sharding", "hosts", "models", "icd10", "sources"),
+    ("losses", "policy", "sharding", "hosts", "models", "icd10", "sources"),
     ("sampling", "batching", "scoring", "packing", "step", "data", "chat", "engine", "metrics", "checkpoint"),
     ("sft", "evals"),
     ("camopd", "distraction", "probias"),
