@@ -1,8 +1,8 @@
 """GRPO's maths: advantages inside groups, the share of each token, and a step's answers as micro-batches.
 
 N prompts with a group of G answers each are the B = N G rows of a rollout, an answer's row being n G + g. A reward of
-NaN says that an answer could not be scored: it is as if it had never been drawn. Variants: GRPO (arXiv 2402.03300),
-Dr. GRPO (2503.20783), DAPO (2503.14476); equations in docs/method.md.
+NaN says that an answer could not be scored: it is as if it had never been drawn. Sources: GRPO (arXiv 2402.03300), Dr.
+GRPO (2503.20783), DAPO (2503.14476).
 """
 
 from collections.abc import Callable, Sequence
@@ -161,10 +161,14 @@ def score(graph: nnx.GraphDef, params: Params, packed: PackedTokens, *reference:
 
 
 def objective(clip: tuple[float, float], loss_kl: str, loss_kl_weight: float) -> Callable:
-    """The clipped surrogate of each token, and loss_kl_weight times its KL to the reference, where there is one.
+    """sum_t weight_t (-min(rho_t A, clip(rho_t) A) + loss_kl_weight KL_t), with rho_t against the policy that sampled.
 
     Advantages, means and the choice of answers lie in the update's credit and weights. The KL has no importance ratio,
     as published: in later updates on the same answers it is that at the sampler's tokens.
+
+    Args:
+      clip: (below, above): the ratio is clipped to 1 - below to 1 + above.
+      loss_kl: of `policy.KL_LOSSES`, for which the update carries the reference's log-probabilities, or "none".
 
     Raises:
       ValueError: as `policy.kl_loss` does.

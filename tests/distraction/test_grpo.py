@@ -19,14 +19,14 @@ NAN = math.nan
 T_MAX = 6
 # Groups of 3: one of usual rewards, one with an unscorable answer, one without spread, one with one scorable answer.
 REWARDS = np.array([[1.0, 0.0, 0.4], [NAN, 0.2, 1.0], [0.6, 0.6, 0.6], [NAN, NAN, 1.0]])
-LENGTHS = (3, 5, 1, 4, 0, 5, 2, 2, 3, 4, 1, 2)  # answer 4, which is scorable, has all of its tokens masked
+LENGTHS = (3, 5, 1, 4, 0, 5, 2, 2, 3, 4, 1, 2)  # tokens that count; of answer 4, which has 3, all are masked
 CLIPS = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28)}
 SHAPES = [SHAPE, PackShape(2, 12, 5), PackShape(1, 200, 90)]
 
 
 def drawn(seed=1):
     """A rollout of 4 prompts with 3 answers each, the policy's and the reference's log-probabilities of its tokens."""
-    rollout = a_rollout(prompt_lengths=np.repeat([4, 2, 6, 3], 3), response_lengths=LENGTHS)
+    rollout = a_rollout(prompt_lengths=np.repeat([4, 2, 6, 3], 3), response_lengths=[n or 3 for n in LENGTHS])
     sampler = noise(rollout, seed, 1.0, -3.0)
     logp = sampler + noise(rollout, seed + 1, 0.3)
     return rollout.replace(sampler_logp_BT=sampler), logp, sampler + noise(rollout, seed + 2, 0.5)
@@ -76,7 +76,8 @@ def oracle_gradient(variant, logp, *rest):
 def updates_of(variant, rollout, reference, kl, shape, rewards=REWARDS):
     v = grpo.VARIANTS[variant]
     groups = grpo.advantages(rewards, by_std=v.by_std)
-    weight_BT = grpo.token_weights(rollout.response_mask_BT, groups, v.share, T_MAX)
+    mask_BT = rollout.response_mask_BT & (np.array(LENGTHS[: rewards.size]) > 0)[:, None]
+    weight_BT = grpo.token_weights(mask_BT, groups, v.share, T_MAX)
     return grpo.make_updates(rollout, groups, weight_BT, () if kl == "none" else (reference,), shape), weight_BT
 
 
@@ -87,7 +88,7 @@ def loss_and_gradient(variant, rollout, logp, reference, kl, kl_weight, shape):
 
     def total(logp_BT):
         parts = [
-            objective(jnp.where(u.packed.slot_mask_RS, logp_BT[packed.row_MRS[m], packed.column_MRS[m]], jnp.inf), u)
+            objective(jnp.where(u.packed.slot_mask_RS, logp_BT[packed.row_MRS[m], packed.column_MRS[m]], jnp.nan), u)
             for m, u in enumerate(updates)
         ]
         return sum(loss for loss, _ in parts), jax.tree.map(lambda *x: sum(x), *(sums for _, sums in parts))
@@ -106,12 +107,18 @@ def test_loss_and_gradient_are_those_of_the_plain_loop_in_micro_batches_of_any_s
     expected, gradient = oracle_loss(variant, logp, *rest), oracle_gradient(variant, logp, *rest)
     assert abs(expected) > 1e-3 and np.abs(gradient).max() > 1e-2
     micro_batches = set()
+
+    def apart(a, b):
+        return sum(float(np.sum(a[i, : LENGTHS[i]] - b[i, : LENGTHS[i]], dtype=np.float64)) for i in (0, 1, 2, 4, 5))
+
     for shape in SHAPES:
         loss, found, sums, count = loss_and_gradient(variant, rollout, logp, reference, kl, kl_weight, shape)
         assert loss == pytest.approx(expected, abs=1e-6)
         np.testing.assert_allclose(found, gradient, atol=1e-6)
         assert sums["tokens"] == 3 + 5 + 1 + 5  # of the answers that train
         assert 0 < sums["clipped"] < sums["tokens"]
+        assert sums["sampler_kl"] == pytest.approx(apart(rollout.sampler_logp_BT, logp), abs=1e-5)
+        assert sums.get("reference_kl", 0.0) == pytest.approx(apart(logp, reference) if kl_weight else 0.0, abs=1e-5)
         if kl == "none":
             assert sums["clipped"] == sums["tokens"] - np.count_nonzero(gradient)
         micro_batches.add(count)
