@@ -53,12 +53,9 @@ def updates(
     if not len(which):
         return []
     packed = pack(rollout, which, shape)
-    arrays_BT = (credit_BT, weight_BT, rollout.sampler_logp_BT, *teacher)
-    fields = [packed.gather(x.astype(np.float32)) for x in arrays_BT]
-    return [
-        Update(batch, *(f[m] for f in fields[:3]), teacher=tuple(f[m] for f in fields[3:]))
-        for m, batch in enumerate(packed.batches)
-    ]
+    fields = [packed.gather(x.astype(np.float32)) for x in (credit_BT, weight_BT, rollout.sampler_logp_BT)]
+    more = [packed.gather(x.astype(np.float32)) for x in teacher]
+    return [Update(batch, *(f[m] for f in fields), tuple(f[m] for f in more)) for m, batch in enumerate(packed.batches)]
 
 
 def pack(rollout: Rollout, which: Sequence[int], shape: PackShape) -> Packing:

@@ -159,10 +159,10 @@ MUTANTS = [
            "[:, None] / max(count, 1)", "[:, None] / len(length_B)",
            SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
     Mutant("eq. 7: |S| of the micro-batch", "packing.py",
-           "return [Update(batch, *(f[m] for f in fields))",
+           "return [Update(batch, *(f[m] for f in fields)",
            "fields[1] = fields[1] * len(which)\n"
            "    fields[1] = [f / b.segments_RW.max(axis=1).sum() for f, b in zip(fields[1], packed.batches)]\n"
-           "    return [Update(batch, *(f[m] for f in fields))",
+           "    return [Update(batch, *(f[m] for f in fields)",
            SYSTEM + "weights_are_shares_of_the_global_batch_however_it_is_split"),
     Mutant("eq. 7: T for L_i", "camopd/system.py",
            "np.maximum(length_B, 1)[:, None]", "rollout.response_mask_BT.shape[1]",
@@ -505,6 +505,9 @@ MUTANTS = [
            "policy.clipped_surrogate(logp_RS, jax.lax.stop_gradient(logp_RS),", GRPO_LOOP + "[grpo-none-0.0]"),
     Mutant("grpo: empty slots let in", "distraction/grpo.py",
            "jnp.where(used_RS, logp_RS, sampler_RS)", "logp_RS", GRPO_LOOP + "[grpo-none-0.0]"),
+    Mutant("grpo: the reference's log-probabilities lost", "packing.py",
+           "more = [packed.gather(x.astype(np.float32))", "more = [packed.gather(0 * x.astype(np.float32))",
+           GRPO_LOOP + "[grpo-k2-0.3]"),
     Mutant("grpo reward: KL of padding", "distraction/grpo.py",
            "np.where(rollout.response_mask_BT, rollout.sampler", "np.where(True, rollout.sampler",
            GRPO + "the_kl_inside_the_reward_by_hand"),
