@@ -117,18 +117,22 @@ class Engine:
             raise ValueError(f"limits of {min(limits)} to {max(limits)} tokens: allowed are 1 to {max_new_tokens}")
         return sampler(params, prompts, np.asarray(keys), limits)
 
-    def score(self, params: Params, rollout: Rollout) -> np.ndarray:
-        """log pi(y_t | h_t) [B, T] of the rollout's responses, nats; 0 outside the mask."""
-        return self._on_rollout(scoring.score, params, rollout)[0]
+    def score(self, params: Params, rollout: Rollout, **options) -> np.ndarray:
+        """log pi(y_t | h_t) [B, T] of the rollout's responses, nats; 0 outside the mask.
+
+        Args:
+          options: of `scoring.score`, as another temperature than the run's.
+        """
+        return self._on_rollout(scoring.score, params, rollout, **options)[0]
 
     def examine(self, params: Params, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
         """Entropy (nats) of the model's distribution at each response token, and the token's rank in it, [B, T]."""
         entropy_BT, rank_BT = self._on_rollout(scoring.examine, params, rollout)
         return entropy_BT, rank_BT
 
-    def _on_rollout(self, function: Callable, params: Params, rollout: Rollout) -> list[np.ndarray]:
+    def _on_rollout(self, function: Callable, params: Params, rollout: Rollout, **options) -> list[np.ndarray]:
         packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape)
-        pending = [jax.tree.leaves(self.on_packed(function, params, batch)) for batch in packed.batches]
+        pending = [jax.tree.leaves(self.on_packed(function, params, batch, **options)) for batch in packed.batches]
         shape = rollout.response_mask_BT.shape
         return [packed.scatter(np.stack(sharding.fetch(one)), shape) for one in zip(*pending, strict=True)]
 

@@ -43,14 +43,20 @@ class Packing:
 
 
 def updates(
-    rollout: Rollout, which: Sequence[int], shape: PackShape, credit_BT: np.ndarray, weight_BT: np.ndarray
-) -> list[Update]:
-    """Micro-batches of the chosen rows, with the credit and the weight of each of their tokens."""
+    rollout: Rollout, which: Sequence[int], shape: PackShape, credit_BT: np.ndarray, weight_BT: np.ndarray,
+    teacher: Sequence[np.ndarray] = (),
+) -> list[Update]:  # fmt: skip
+    """Micro-batches of the chosen rows, with the credit and the weight of each of their tokens.
+
+    Args:
+      teacher: figures [B, T] of another model, which the updates carry in their `teacher`.
+    """
     if not len(which):
         return []
     packed = pack(rollout, which, shape)
     fields = [packed.gather(x.astype(np.float32)) for x in (credit_BT, weight_BT, rollout.sampler_logp_BT)]
-    return [Update(batch, *(f[m] for f in fields)) for m, batch in enumerate(packed.batches)]
+    more = [packed.gather(x.astype(np.float32)) for x in teacher]
+    return [Update(batch, *(f[m] for f in fields), tuple(f[m] for f in more)) for m, batch in enumerate(packed.batches)]
 
 
 def pack(rollout: Rollout, which: Sequence[int], shape: PackShape) -> Packing:

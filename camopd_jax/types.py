@@ -50,7 +50,8 @@ class Update:
     credit_RS: jax.Array  # A_t, constant under the gradient
     weight_RS: jax.Array  # the sequence's share of the mean, over its length; 0 in empty slots
     sampler_logp_RS: jax.Array
-    teacher: tuple[jax.Array, ...] = ()  # what a divergence over the vocabulary needs: see camopd.divergence
+    # What a loss needs of another model: arrays of a divergence over the vocabulary, or a reference's log pi [R, S].
+    teacher: tuple[jax.Array, ...] = ()
 
 
 @flax.struct.dataclass
