@@ -41,6 +41,10 @@ class Inputs:
     def base(self) -> Model:
         return base_of(self.config, self.models)
 
+    def digests(self) -> dict[str, str]:
+        """What names the prompts that each branch trains on, as token ids."""
+        return {name: cached.digest([x.tolist() for x in b.prompts]) for name, b in self.branches.items()}
+
     def made_at(self, workdir: Path) -> Path | None:
         """Where the teacher that the run makes is kept, or will be; None: all teachers are given."""
         if not self.examples:

@@ -76,6 +76,7 @@ class Experience:
     # hidden states only one micro-batch's are on the devices. None: the updates are whole as they are.
     complete: Callable[[int], Update] | None = None
     samples: list[list[str]] = field(default_factory=list)  # ids of the prompts in each update, for errors
+    epochs: int = 1  # times that the parameters are updated with all of it
 
 
 @dataclass(frozen=True)
