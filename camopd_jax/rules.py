@@ -59,8 +59,8 @@ def check_config(config: ConfigDict) -> int:
     keys.one_of("student", names)
     _check_method(keys, names)
     for branch in names:
-        source = config.data[branch].source
         keys.need(f"data.{branch}.source", lambda v: isinstance(v, str) and v, "a data source, as 'path:FILE.jsonl'")
+        source = config.data[branch].source
         keys.text(f"data.{branch}.heldout")
         keys.whole(f"data.{branch}.count", least=int(source == "builtin:icd10"))
         keys.need(
