@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from camopd_jax import data
+from camopd_jax.distraction.intervals import LEVEL, Estimate
 from camopd_jax.engine import Engine
 from camopd_jax.types import Params
-
-LEVEL = 0.05  # two-sided, of the intervals
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,6 @@ def rmr(gold: Likelihood, bad: Likelihood) -> np.ndarray:
 def log_likelihood_difference(gold: Likelihood, bad: Likelihood) -> np.ndarray:
     """log pi(gold) - log pi(bad) [M] of the whole answers, whatever their lengths, nats."""
     return gold.total_M - bad.total_M
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from camopd_jax.models.load import Model, token_count
 from camopd_jax.packing import PackShape
 from camopd_jax.types import PackedTokens, Params
 
+LOGIT_CHUNK = 512  # tokens whose logits over the vocabulary exist at a time, where a command has no key for it
+
 
 def engine_of(model: Model, mesh, dtype: str, logit_chunk: int) -> Engine:
     """An engine that answers and scores with a model of any architecture that loads.
