@@ -14,7 +14,7 @@ MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  #
 
 def branches(config: ConfigDict) -> tuple[str, ...]:
     """The names of the branches: a teacher each, the general one first."""
-    return ("general", *sorted(name for name in config.teachers if name != "general"))
+    return tuple(sorted(config.teachers, key=lambda name: (name != "general", name)))
 
 
 def specialised(config: ConfigDict) -> str | None:

@@ -67,6 +67,8 @@ TOP = (
     "scaling",
     "exchanged",
     "footprint",
+    "phases",
+    "reinforce",
     "forecast",
     "chips",
     "cli",
