@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from camopd_jax.distraction import rubric
 from camopd_jax.distraction.questions import Question, judged
 
 Reward = Callable[[Question, str], float]  # NaN: this answer cannot be scored
@@ -22,10 +23,9 @@ def mean(question: Question, answer: str) -> float:
 
     Without distractors it is that of task and form; of a real instruction, that of task and obedience.
     """
-    row = judged(question, answer)
     if question.control.startswith("legitimate"):
-        return (float(row["passed"]) + float(row["obeyed"])) / 2
-    task, *resisted, form = row["criteria"]
+        return sum(rubric.legitimate(question.instance, int(question.control[-1]) - 1, answer)) / 2
+    task, *resisted, form = rubric.criteria(question.instance, answer)
     parts = [task, form] if question.control == "clean" else [task, *resisted, form]
     return sum(parts) / len(parts)
 
