@@ -15,7 +15,7 @@ from camopd_jax.distraction.questions import Question
 from camopd_jax.engine import Policy
 from camopd_jax.evals.said import said
 
-PART = 4  # batches whose answers are kept together: rows that end early make room for others within it
+PART = 2  # batches whose answers are kept together: rows that end early make room for others within it
 COLUMNS = 16  # prompts are padded to a multiple of this
 
 
