@@ -52,7 +52,8 @@ def of_models(path: Path, results: Sequence[Mapping]) -> bool:
     axes = figure.add_subplot()
     axes.errorbar(at, value, yerr=[value - low, high - value], fmt="o", capsize=3, color=COLORS["single"])
     axes.axhline(1, color="#888888", linewidth=1)
-    axes.set_ylabel("RMR, geometric mean; above 1 the gold answer is preferred")
+    axes.set_ylabel("RMR, geometric mean")
+    axes.set_title("above 1 the gold answer is preferred; bars: 95 % intervals", fontsize=9)
     names = [result["model"] for result in results]
     if by_size:
         axes.set(xscale="log", xlabel="parameters")
@@ -61,7 +62,7 @@ def of_models(path: Path, results: Sequence[Mapping]) -> bool:
         axes.margins(x=0.2)
     else:
         axes.set_xticks(at, names, rotation=20, ha="right", fontsize=8, parse_math=False)
-        axes.margins(x=0.1)
+        axes.margins(x=0.3)
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     figure.savefig(path, dpi=130)
