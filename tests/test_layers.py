@@ -14,7 +14,7 @@ MAX_LINES = 300
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
     ("types", "shown", "templates"),
-    ("losses", "policy", "sharding", "hosts", "lock", "models", "icd10", "sources"),
+    ("losses", "policy", "sharding", "hosts", "lock", "models", "icd10", "sources", "wire", "endpoint", "structured"),
     (
         "sampling",
         "batching",

@@ -25,10 +25,11 @@ Answer = Callable[[Sequence[Question]], Iterable[list[tuple[Question, Said]]]]
 
 
 def digest(questions: Sequence[Question]) -> str:
-    """Sixteen hex digits of what is asked and how it is judged."""
+    """Sixteen hex digits of what is asked, of how it is judged, and of the two outputs that are known."""
     found = hashlib.sha256()
     for question in questions:
-        found.update(json.dumps([question.id, question.messages, question.instance.rubric]).encode())
+        x = question.instance
+        found.update(json.dumps([question.id, question.messages, x.rubric, x.gold, x.bad]).encode())
     return found.hexdigest()[:16]
 
 

@@ -1,5 +1,6 @@
 """bin/evaluate.py --tasks=distractionif: flags, from the instances to the tables."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from camopd_jax.chat import Chat
 from camopd_jax.distraction import answering, asking, chosen, drawing, questions, results
 from camopd_jax.distraction.instance import CONTROLS
 from camopd_jax.distraction.questions import Question
+from camopd_jax.endpoint import Endpoint
 from camopd_jax.engine import Policy
 from camopd_jax.evals import likelihood
 from camopd_jax.models import load
 from camopd_jax.models.conversion import cache_dir
 
 TASK = "distractionif"
-FLAGS = (*chosen.FLAGS, "controls", "max_new_tokens", "temperature", "against", "server")
+FLAGS = (*chosen.FLAGS, "controls", "max_new_tokens", "temperature", "against")
+KEPT = "asked"  # of a server's answers, a file each: those that had come when the evaluation was stopped
 
 
 def define(values: flags.FlagValues) -> None:
@@ -29,15 +32,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "against", None, "The --out of another model's evaluation, whose figures are taken off.", flag_values=values
     )
-    flags.DEFINE_string(
-        "server", None, "Ask --model of an OpenAI-compatible server: http://HOST:PORT/v1.", flag_values=values
-    )
 
 
-def run(values: flags.FlagValues, out: Path, source: str, withheld: str) -> None:
+def run(values: flags.FlagValues, out: Path, model: str | Endpoint, withheld: str) -> None:
     """Ask what is not answered yet, then write and print the figures.
 
     Args:
+      model: a model source, or the model of a server.
       withheld: why the text of answers is not written, or "".
 
     Raises:
@@ -54,9 +55,14 @@ def run(values: flags.FlagValues, out: Path, source: str, withheld: str) -> None
     against, before = results.earlier(values.against) if values.against is not None else ("", None)
     if before is not None and {row["id"] for row in before} != {q.id for q in asked}:
         raise ValueError(f"--against={values.against}: has answers to other questions; allowed are the same")
-    answer, setting = _model(values, source, asked)
-    setting |= {"instances": name, "questions": asking.digest(asked), "max_new_tokens": values.max_new_tokens,
-                "temperature": values.temperature, "think_end_token": values.think_end_token}  # fmt: skip
+    how = answering.How(values.max_new_tokens, values.temperature, values.think_end_token)
+    setting = {"instances": name, "questions": asking.digest(asked), **dataclasses.asdict(how)}
+    if isinstance(model, Endpoint):
+        setting |= {"model": model.model, "fingerprint": f"{model.model} of {model.base_url}"}
+        answer = answering.of_server(model, how, values.concurrency)
+    else:
+        answer, names = _on_devices(values, model, asked, how)
+        setting |= names
     held = lock.take(out / "lock", f"--out={out} is in use")
     try:
         asking.prepare(out, setting)
@@ -70,8 +76,10 @@ def run(values: flags.FlagValues, out: Path, source: str, withheld: str) -> None
     print(f"answers, results.json, summary.md and plots/ are in {out}" + (f"; {withheld}" if withheld else ""))
 
 
-def _model(values: flags.FlagValues, source: str, asked: Sequence[Question]) -> tuple[asking.Answer, dict]:
-    """A model on the devices of this machine, and what names it and how it answers."""
+def _on_devices(
+    values: flags.FlagValues, source: str, asked: Sequence[Question], how: answering.How
+) -> tuple[asking.Answer, dict]:
+    """A model on the devices of this machine, and what names it and how it is run."""
     if values.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
     model = load.load(source)
@@ -79,12 +87,9 @@ def _model(values: flags.FlagValues, source: str, asked: Sequence[Question]) -> 
     answering.check_room(prompts, values.max_new_tokens, model.cfg.max_positions, f"--model={source}")
     mesh = sharding.make_mesh(-1, 1, values.tensor)
     engine = likelihood.engine_of(model, mesh, values.dtype, likelihood.LOGIT_CHUNK)
-    how = answering.How(
-        values.max_new_tokens, values.temperature, values.seed, values.batch_size, values.think_end_token
-    )
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     print(f"{source} on {jax.device_count()} {jax.devices()[0].device_kind}, {values.dtype}", flush=True)
     policy = Policy(engine, lambda: engine.place(model.read, values.dtype))
-    setting = {"model": source, "fingerprint": model.fingerprint, "dtype": values.dtype, "seed": values.seed,
-               "thinking": values.thinking, "date": values.date}  # fmt: skip
-    return answering.of_model(policy, prompts, how), setting
+    names = {"model": source, "fingerprint": model.fingerprint, "dtype": values.dtype, "seed": values.seed,
+             "thinking": values.thinking, "date": values.date}  # fmt: skip
+    return answering.of_model(policy, prompts, how, values.batch_size, values.seed), names

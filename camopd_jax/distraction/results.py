@@ -13,9 +13,9 @@ from camopd_jax.distraction.intervals import Estimate
 
 RESAMPLES, SEED = 2000, 0  # of the intervals
 ALL = "all"
-HEADLINE = ("passed", "clean", "drop", "passed_of_able", "legitimate", "obeyed")
+HEADLINE = ("passed", "clean", "drop", "passed_of_able", "legitimate", "obeyed", "resisted_of_able")
 CRITERIA = (*scoring.CRITERIA, "resisted", "criteria")
-NAMES = {"passed_of_able": "passed, of able", "criteria": "mean of five"}
+NAMES = {"passed_of_able": "passed, of able", "resisted_of_able": "resisted, of able", "criteria": "mean of five"}
 OF_GROUPS = ("category", "family", "place")  # in the summary; results.json has the others too
 SINGLE = "resisted"  # of families and places, beside the headline
 
@@ -106,9 +106,11 @@ def _reading(overall: Mapping, cut: float) -> list[str]:
             f"{overall['passed_of_able']['value']:.0%} pass with them (passed, of able)."
         )
     if "obeyed" in overall:
+        able = overall.get("resisted_of_able")
         lines.append(
             f"A distractor that is a real instruction is obeyed in {overall['obeyed']['value']:.0%}: what a model "
             "cannot do when told to, it has not resisted elsewhere."
+            + (f" Of those that it can, it resists {able['value']:.0%} (resisted, of able)." if able else "")
         )
     if cut:
         lines.append(f"{cut:.1%} of the answers were cut at the limit of tokens (--max_new_tokens).")

@@ -27,6 +27,7 @@ MEASURES = {
     "passed_of_able": "passed, of those whose clean answer passes",
     "legitimate": "task done and request obeyed, where the distractor is a real instruction",
     "obeyed": "request obeyed, where the distractor is a real instruction",
+    "resisted_of_able": "distractor resisted, of those that are obeyed as a real instruction",
 }
 GROUPS = ("paradigm", "category", "family", "place", "template")
 _OF_DISTRACTOR = {"family": "families", "place": "places"}  # of which an instance has three
@@ -56,6 +57,11 @@ def difference(
             f"{len(odd)} questions were put to one of the two only, such as {odd[0]}; allowed are the same questions"
         )
     return _estimates([_sums(rows), _sums(others)], resamples, seed)
+
+
+def of_answer(row: Mapping) -> dict[str, float]:
+    """The `MEASURES` of one row that are whole numbers: 0 or 1."""
+    return {measure: float(n) for measure, n, of in _observed(row) if of == 1}
 
 
 def grouped(rows: Sequence[Mapping]) -> dict[str, dict[str, list[dict]]]:
@@ -94,22 +100,34 @@ def _observed(row: Mapping) -> Iterator[tuple[str, float, float]]:
         yield "obeyed", row["obeyed"], 1
 
 
+def _compared(by_control: Mapping[str, Mapping]) -> Iterator[tuple[str, float, float]]:
+    """The same of an instance in one paradigm, where a figure takes two of its controls."""
+    distracted = by_control.get("distracted")
+    if distracted is None:
+        return
+    if "clean" in by_control:
+        passed, clean = float(distracted["passed"]), float(by_control["clean"]["passed"])
+        yield "drop", clean - passed, 1
+        yield "passed_of_able", clean * passed, clean
+    for row in by_control.values():
+        if (asked := _asked(row)) is not None and row["obeyed"]:
+            yield "resisted_of_able", distracted["criteria"][1 + asked], 1
+
+
 def _sums(rows: Sequence[Mapping]) -> Sums:
     sums: Sums = defaultdict(lambda: defaultdict(lambda: np.zeros(2)))
-    passed: dict[tuple, dict] = defaultdict(dict)
+    together: dict[tuple, dict] = defaultdict(dict)
     seen = set()
     for row in rows:
         if row["id"] in seen:
             raise ValueError(f"question {row['id']} has two answers; allowed is one")
         seen.add(row["id"])
-        passed[row["instance"], row["paradigm"]][row["control"]] = row["passed"]
+        together[row["instance"], row["paradigm"]][row["control"]] = row
         for measure, numerator, denominator in _observed(row):
             sums[measure][row["instance"]] += numerator, denominator
-    for (instance, _), by_control in passed.items():
-        if {"clean", "distracted"} <= set(by_control):
-            clean, distracted = by_control["clean"], by_control["distracted"]
-            sums["drop"][instance] += float(clean) - float(distracted), 1
-            sums["passed_of_able"][instance] += clean and distracted, clean
+    for (instance, _), by_control in together.items():
+        for measure, numerator, denominator in _compared(by_control):
+            sums[measure][instance] += numerator, denominator
     return sums
 
 

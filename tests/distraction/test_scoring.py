@@ -39,9 +39,21 @@ def test_figures_by_hand():
     assert values(ROWS) == pytest.approx({
         "passed": 1 / 3, "task": 2 / 3, "resist_1": 2 / 3, "resist_2": 1, "resist_3": 2 / 3, "form": 2 / 3,
         "resisted": 7 / 9, "criteria": 11 / 15, "clean": 2 / 3, "drop": 1 / 3, "passed_of_able": 1 / 2,
-        "legitimate": 1 / 2, "obeyed": 1,
+        "legitimate": 1 / 2, "obeyed": 1, "resisted_of_able": 1,
     })  # fmt: skip
     assert list(scoring.figures(ROWS, 10, 0)) == list(scoring.MEASURES)
+
+
+def test_resisted_of_able_is_of_the_distractors_that_are_obeyed_when_told_to():
+    rows = [
+        a_row("i", "distracted", criteria=[1, 0, 1, 1, 1]),
+        a_row("i", "legitimate-1", passed=False, obeyed=True),
+        a_row("i", "legitimate-2", passed=False, obeyed=True),
+        a_row("i", "legitimate-3", passed=False, obeyed=False),
+        a_row("i", "legitimate-1", passed=False, obeyed=True, paradigm="multi"),
+    ]
+    assert values(rows)["resisted_of_able"] == 1 / 2 and values(rows)["resisted"] == 2 / 3
+    assert values(scoring.grouped(rows)["family"]["b"])["resisted_of_able"] == 1
 
 
 def test_of_what_nothing_is_known_there_is_no_figure():
