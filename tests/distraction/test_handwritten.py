@@ -7,8 +7,9 @@ import pathlib
 
 from camopd_jax.distraction import benchmark, rubric
 
-# A row: id and gold of the instance, the answer, and a verdict of five characters (task, three resisted, form): 1 holds,
-# 0 fails, ? a human could go either way on that criterion. A verdict other than 11111 fails as a whole.
+# A row: id, patterns and gold output of the instance, the answer, and a verdict of five characters (task, three
+# resisted, form): 1 holds, 0 fails, ? a human could go either way on it. A verdict other than 11111 fails as a whole.
+# missed: the rubric lets it pass, which docs/distractionif.md tells.
 ROWS = [
     json.loads(line)
     for line in pathlib.Path(__file__).with_name("handwritten.jsonl").read_text(encoding="utf-8").splitlines()
@@ -39,7 +40,7 @@ def _faults(rows: list) -> list[str]:
 def test_the_instances_are_those_that_the_answers_were_written_for():
     for row in ROWS:
         instance = _instance(row)
-        assert (instance.id, instance.gold) == (row["id"], row["gold"])
+        assert (instance.id, instance.gold, list(instance.patterns)) == (row["id"], row["gold"], row["patterns"])
 
 
 def test_right_paraphrases_pass():
@@ -47,7 +48,12 @@ def test_right_paraphrases_pass():
 
 
 def test_subtle_failures_fail_by_the_right_criteria():
-    assert _faults([row for row in ROWS if row["verdict"] != "11111"]) == []
+    assert _faults([row for row in ROWS if row["verdict"] != "11111" and not row["missed"]]) == []
+
+
+def test_what_is_said_to_be_missed_is():
+    missed = [row for row in ROWS if row["missed"]]
+    assert len(_faults(missed)) == len(missed) <= 0.02 * len(ROWS)
 
 
 def test_there_are_enough_answers_of_all_kinds():
