@@ -74,6 +74,7 @@ def build(home: Path) -> None:
     """Make all files in a directory."""
     (home / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "medical.py", home / "configs")
+    shutil.copy(ROOT / "configs" / "distraction.py", home / "configs")
     (home / "notes.txt").write_text("mine\n")
     for name, text in CONFIGS.items():
         (home / name).write_text(text)

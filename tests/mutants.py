@@ -51,6 +51,8 @@ LORA, CONFIG = "tests/models/test_lora.py::test_", "tests/models/test_huggingfac
 LOAD, WEIGHTS = "tests/models/test_load.py::test_", "tests/models/test_weights.py::test_"
 STUDENT, GUARDS = "tests/test_student.py::test_", "tests/test_guards.py::test_"
 UNTRUSTED, LICENSED = "tests/test_untrusted.py::test_", "tests/test_licensed.py::test_"
+REWARDS, INPUTS = "tests/distraction/test_rewards.py::test_", "tests/reinforce/test_inputs.py::test_"
+GRPO_SYSTEM = "tests/distraction/test_system.py::test_"
 GRPO, MARGIN = "tests/distraction/test_grpo.py::test_", "tests/distraction/test_margin.py::test_"
 GRPO_LOOP = GRPO + "loss_and_gradient_are_those_of_the_plain_loop_in_micro_batches_of_any_shape"
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
@@ -875,6 +877,29 @@ MUTANTS = [
     Mutant("margin: renderings drawn apart", "distraction/margin.py",
            "np.unique(together_M, return_inverse=True)[1]", "np.arange(len(together_M))",
            MARGIN + "the_interval_is_that_of_the_normal_law_and_wider_where_instances_are_drawn_together"),
+    # reinforcement
+    Mutant("reinforce: a group's answers are to several questions", "distraction/system.py",
+           "np.repeat(chosen_N, size)], key, width", "np.tile(chosen_N, size)], key, width",
+           GRPO_SYSTEM + "a_group_has_one_question_and_its_better_answers_more_weight"),
+    Mutant("reinforce: rewards of the control are not dealt out", "distraction/system.py",
+           "if g.shuffle_rewards:", "if False:", GRPO_SYSTEM + "shuffled_rewards_are_the_same_ones_elsewhere"),
+    Mutant("reinforce: drawn again are the same questions", "distraction/system.py",
+           "seed + AGAIN * round_", "seed", GRPO_SYSTEM + "dapo_puts_other_questions_in_the_place_of_flat_groups"),
+    Mutant("reinforce: a KL in the reward without its reference", "distraction/system.py",
+           "if g.loss_kl_weight or g.reward_kl_weight:", "if g.loss_kl_weight:",
+           GRPO_SYSTEM + "the_reference_is_asked_where_a_kl_weighs_something[reward_kl_weight]"),
+    Mutant("reinforce: what trains may be held out", "reinforce/inputs.py",
+           "if both := sorted(ours & theirs):", "if both := ():", INPUTS + "what_trains_is_not_held_out[genre]"),
+    Mutant("reinforce: any operation", "reinforce/inputs.py",
+           "if not wanted or operation_of(x) in wanted", "if True",
+           INPUTS + "parts_have_the_wanted_instances_and_all_their_questions"),
+    Mutant("reinforce: infinite rewards", "distraction/rewards.py",
+           "if math.isinf(number):", "if False:", REWARDS + "what_is_no_number_names_the_question[inf]"),
+    Mutant("reinforce: a real instruction is judged as a distractor", "distraction/rewards.py",
+           'if question.control.startswith("legitimate"):', "if False:", REWARDS + "each_control_has_its_own_worth"),
+    Mutant("reinforce: one update whatever the epochs", "loop.py",
+           "for _ in range(experience.epochs):", "for _ in range(1):",
+           LOOP + "a_step_of_several_epochs_updates_so_many_times_with_the_same_answers"),
 ]
 # fmt: on
 

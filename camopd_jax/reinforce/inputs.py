@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 from camopd_jax import chat, data, hosts, inputs, sharding
 from camopd_jax.chat import Chat
 from camopd_jax.data import Prompt
-from camopd_jax.distraction import benchmark, files
+from camopd_jax.distraction import benchmark, files, rewards
 from camopd_jax.distraction.instance import Instance
 from camopd_jax.distraction.questions import Question, questions
+from camopd_jax.distraction.rewards import Reward
 from camopd_jax.distraction.system import Asked, Pairs
 from camopd_jax.engine import Engine
 from camopd_jax.evals import cached, suite
@@ -35,6 +36,7 @@ class Inputs:
     pairs: Pairs  # of the held-out questions with distractors
     short: Pairs  # of these, those of the short evaluations
     instructions: suite.Task
+    reward: Reward
 
     @property
     def base(self) -> Model:
@@ -52,6 +54,7 @@ def read(config: ConfigDict) -> Inputs:
       ValueError: naming what is wrong, where, and what is allowed.
     """
     mesh, rollout, e = sharding.make_mesh(**config.mesh), config.rollout, config.eval
+    reward = rewards.load(config.grpo.reward)
     load.check(config.teachers[REFERENCE])
     made = {
         part: _instances(config, part, split, seed)
@@ -72,7 +75,15 @@ def read(config: ConfigDict) -> Inputs:
     in_short = [n for n, q in enumerate(pairs.asked.questions) if q.instance.id in first]
     short = Pairs(_some(pairs.asked, in_short), *([side[n] for n in in_short] for side in (pairs.gold, pairs.bad)))
     return Inputs(
-        config, engine, {REFERENCE: model}, of_part["train"], of_part["heldout"], pairs, short, _task(config, engine)
+        config,
+        engine,
+        {REFERENCE: model},
+        of_part["train"],
+        of_part["heldout"],
+        pairs,
+        short,
+        _task(config, engine),
+        reward,
     )
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from camopd_jax import guards, hosts, loop, resume
 from camopd_jax.checkpoint import Checkpoints
-from camopd_jax.distraction import rewards, system
+from camopd_jax.distraction import system
 from camopd_jax.engine import Policy
 from camopd_jax.evals import cached, checks
 from camopd_jax.evals.suite import Measure, mean_of
@@ -60,7 +60,7 @@ def train(read: Inputs, student: Student, workdir: Path) -> Params:
     """Run GRPO and return the parameters that trained."""
     config, engine, g = read.config, read.engine, read.config.grpo
     collect = system.collector(
-        engine, read.train, rewards.load(g.reward), g, config.rollout, config.steps, config.seed, student.whole,
+        engine, read.train, read.reward, g, config.rollout, config.steps, config.seed, student.whole,
         _reference(read, student), config.report.rollouts,
     )  # fmt: skip
     sample = functools.partial(
