@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from camopd_jax import guards, metrics
 from camopd_jax.distraction import margin, questions, scoring
 from camopd_jax.distraction.intervals import Estimate
+from camopd_jax.distraction.questions import Question
 from camopd_jax.evals.cached import Evaluation
 from camopd_jax.evals.suite import Measure
 from camopd_jax.reinforce.inputs import Inputs
@@ -45,8 +46,15 @@ def write(read: Inputs, workdir: Path, found: Mapping[str, Evaluation]) -> None:
     plots.mkdir(exist_ok=True)
     plot_training(plots / "training.png", steps, evaluations)
     plot_margin(plots / "margin.png", log_rmr)
+    for part in ("train", "heldout"):
+        metrics.write_jsonl(workdir / f"{part}_prompts.jsonl", prompts_of(getattr(read, part).questions))
     record = {title: _by_instance(rows[title], log_rmr[title], told[title], names) for title in found}
     metrics.write_json(workdir / "evaluation.json", {"models": record})
+
+
+def prompts_of(asked: Sequence[Question]) -> list[dict]:
+    """The conversations with distractors, as a path: source of a recovery reads them (configs/robust.py)."""
+    return [{"id": q.id, "messages": q.messages} for q in asked if q.control == "distracted"]
 
 
 def rows_of(read: Inputs, answers: Sequence[str]) -> list[dict]:

@@ -16,6 +16,8 @@ from camopd_jax.reinforce.steps import steps_of_run
 from camopd_jax.student import Student
 from camopd_jax.types import Rollout
 
+ANSWERS = 8  # of a data shard; few and short, and all of one group
+
 
 def lines(read: Inputs) -> Iterator[str]:
     """A line a proof; figures of the same inputs, code and machine are remembered.
@@ -43,13 +45,14 @@ def figures(read: Inputs) -> dict:
 
 
 def _figures(read: Inputs) -> dict:
-    config, size = read.config, 2 * sharding.data_shards(read.engine.mesh)
-    prompts = [min(read.train.prompts, key=len)] * size
-    student = Student(selftest.small(read.engine, prompts[:2]), read.base)
+    config, size = read.config, ANSWERS * sharding.data_shards(read.engine.mesh)
+    shortest = sorted(read.train.prompts, key=len)[:ANSWERS]
+    prompts = [shortest[i % len(shortest)] for i in range(size)]
+    student = Student(selftest.small(read.engine, prompts[:ANSWERS]), read.base)
     engine, params = student.engine, student.fresh(0)
     whole = jax.tree.map(lambda x: x.astype(engine.numerics.dtype), student.whole(params))
     rollout = engine.sample(
-        whole, prompts, jax.random.key(0), width=-(-len(prompts[0]) // 8) * 8, batch=size,
+        whole, prompts, jax.random.key(0), width=-(-max(map(len, prompts)) // 8) * 8, batch=size,
         max_new_tokens=selftest.NEW_TOKENS, temperature=engine.numerics.temperature,
     )  # fmt: skip
     score_BT = engine.score(whole, rollout)

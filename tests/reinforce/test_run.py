@@ -52,6 +52,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert [json.loads(line)["compilations"] for line in (run / "metrics.jsonl").read_text().splitlines()][2:] == [0, 0]
     assert {row["step"] for row in rows(run / "eval.jsonl")} == {0, 2, 4}
     for name in ("config.json", "summary.md", "answers.jsonl", "rollouts.jsonl", "plots/training.png",
+                 "train_prompts.jsonl", "heldout_prompts.jsonl",
                  "plots/margin.png", "export/model.safetensors"):  # fmt: skip
         assert (run / name).stat().st_size > 0
     models = json.loads((run / "evaluation.json").read_text())["models"]
@@ -89,3 +90,13 @@ def test_another_config_is_refused_in_one_line(undisturbed, change, key):
     code, output = finish(start(home / "run", home / "cache", change))
     assert code == 2 and output.splitlines()[-1].startswith(f"error: config.{key} = ")
     assert f"--allow_change={key}" in output
+
+
+def test_the_trained_model_is_a_domain_teacher_of_a_recovery(undisturbed, tmp_path):
+    home, _ = undisturbed
+    run = home / "run"
+    more = (f"--config.teachers.domain=path:{run / 'export'}", f"--config.data.domain.source=path:{run}/train_prompts.jsonl",
+            f"--config.data.domain.heldout=path:{run}/heldout_prompts.jsonl", "--check")  # fmt: skip
+    code, output = finish(start(tmp_path / "run", home / "cache", "--config=configs/robust.py:tiny", *more))
+    assert code == 0, output
+    assert "24 rows" in output and "All checks are passed" in output
