@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 TIMING = {"seconds", "seconds_update", "seconds_rollout", "seconds_score", "tokens_per_second", "compilations"}
 
 
-def start(workdir, cache, *more):
+def start(workdir, cache, *more, config="distraction"):
     env = os.environ | {"CAMOPD_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
     env.pop("XLA_FLAGS", None)  # one device, as on a user's machine
-    command = [sys.executable, "bin/train.py", "--config=configs/distraction.py:tiny", f"--workdir={workdir}", *more]
+    command = [sys.executable, "bin/train.py", f"--config=configs/{config}.py:tiny", f"--workdir={workdir}", *more]
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -95,8 +95,12 @@ def test_another_config_is_refused_in_one_line(undisturbed, change, key):
 def test_the_trained_model_is_a_domain_teacher_of_a_recovery(undisturbed, tmp_path):
     home, _ = undisturbed
     run = home / "run"
-    more = (f"--config.teachers.domain=path:{run / 'export'}", f"--config.data.domain.source=path:{run}/train_prompts.jsonl",
-            f"--config.data.domain.heldout=path:{run}/heldout_prompts.jsonl", "--check")  # fmt: skip
-    code, output = finish(start(tmp_path / "run", home / "cache", "--config=configs/robust.py:tiny", *more))
+    given = {
+        "teachers.domain": "export",
+        "data.domain.source": "train_prompts.jsonl",
+        "data.domain.heldout": "heldout_prompts.jsonl",
+    }
+    more = [f"--config.{key}=path:{run / name}" for key, name in given.items()]
+    code, output = finish(start(tmp_path / "run", home / "cache", *more, "--check", config="robust"))
     assert code == 0, output
     assert "24 rows" in output and "All checks are passed" in output
