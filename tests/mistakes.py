@@ -237,6 +237,8 @@ def _runs(home: Path) -> None:
     (copy("other_weights") / "config.json").write_text(json.dumps(record))
     record["models"]["general"][1], record["data"] = model.fingerprint, {"general": "0123456789abcdef"}
     (copy("other_data") / "config.json").write_text(json.dumps(record))
+    record["config"]["grpo"] = {}
+    (copy("reinforced") / "config.json").write_text(json.dumps(record))
     shutil.rmtree(copy("damaged_checkpoint") / "checkpoints" / "4" / "default")
     shutil.copytree(home / "damaged_checkpoint", home / "damaged_checkpoints")
     first = home / "damaged_checkpoints" / "checkpoints" / "2" / "default" / "_METADATA"

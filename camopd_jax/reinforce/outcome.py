@@ -166,6 +166,6 @@ def plot_margin(path: Path, log_rmr: Mapping[str, np.ndarray]) -> None:
     for title, values in log_rmr.items():
         right.hist(values, edges, histtype="stepfilled", alpha=0.45, color=COLORS[title], label=title)
     right.axvline(0, color="#444444", linewidth=1)
-    right.set(xlabel="log RMR, nats a token; above 0 the robust answer is preferred", ylabel="questions")
+    right.set(xlabel="log RMR, nats a token", ylabel="questions", title="above 0 the robust answer is preferred")
     right.legend(frameon=False)
     figure.savefig(path, dpi=130)
