@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from camopd_jax import guards, metrics
-from camopd_jax.distraction import margin, questions, scoring
+from camopd_jax.distraction import intervals, questions, scoring
 from camopd_jax.distraction.intervals import Estimate
 from camopd_jax.distraction.questions import Question
 from camopd_jax.evals.cached import Evaluation
@@ -66,9 +66,9 @@ def _figures(rows: Mapping, log_rmr: Mapping, told: Mapping, names: Sequence[str
     """{title: {measure: estimate}}."""
     return {
         title: {
-            "log_rmr": resampled(names, log_rmr[title]),
+            "log_rmr": _mean(log_rmr[title], names),
             **scoring.figures(rows[title], RESAMPLES, SEED),
-            "instructions": resampled(range(len(told[title])), told[title]),
+            "instructions": _mean(told[title], range(len(told[title]))),
         }
         for title in rows
     }
@@ -77,20 +77,14 @@ def _figures(rows: Mapping, log_rmr: Mapping, told: Mapping, names: Sequence[str
 def _differences(rows: Mapping, log_rmr: Mapping, told: Mapping, names: Sequence[str]) -> dict[str, Estimate]:
     """Trained less start, paired by instance."""
     return {
-        "log_rmr": resampled(names, log_rmr["trained"] - log_rmr["start"]),
+        "log_rmr": _mean(log_rmr["trained"] - log_rmr["start"], names),
         **scoring.difference(rows["trained"], rows["start"], RESAMPLES, SEED),
-        "instructions": resampled(range(len(told["start"])), told["trained"] - told["start"]),
+        "instructions": _mean(told["trained"] - told["start"], range(len(told["start"]))),
     }
 
 
-def resampled(names: Sequence, x_M: np.ndarray) -> Estimate:
-    """The mean of figures, and its percentile interval over resampled instances; equal names are drawn together."""
-    place_M = np.unique(np.asarray(names), return_inverse=True)[1]
-    sum_C, count_C = np.bincount(place_M, weights=x_M), np.bincount(place_M)
-    drawn_RC = np.random.default_rng(SEED).integers(len(sum_C), size=(RESAMPLES, len(sum_C)))
-    mean_R = sum_C[drawn_RC].sum(axis=1) / count_C[drawn_RC].sum(axis=1)
-    low, high = np.quantile(mean_R, [margin.LEVEL / 2, 1 - margin.LEVEL / 2])
-    return Estimate(float(np.mean(x_M)), float(low), float(high))
+def _mean(x_M: np.ndarray, together_M: Sequence) -> Estimate:
+    return intervals.mean(x_M, together_M, RESAMPLES, SEED)
 
 
 def _table(figures: Mapping[str, Mapping[str, Estimate]], differences: Mapping[str, Estimate]) -> str:
@@ -127,7 +121,7 @@ def _by_instance(rows: Sequence[Mapping], log_rmr: np.ndarray, told: np.ndarray,
 
 
 def _summed(names: Sequence[str], x_M: np.ndarray) -> Measure:
-    place_M = np.unique(np.asarray(names), return_inverse=True)[1]
+    place_M = intervals.places(names)
     return Measure(np.bincount(place_M, weights=x_M), np.bincount(place_M).astype(np.float64))
 
 

@@ -10,6 +10,7 @@ from plain import an_engine, random_weights
 
 from camopd_jax.distraction import benchmark, grpo, system
 from camopd_jax.distraction.questions import Question
+from camopd_jax.engine import Engine
 
 N, G, T = 3, 4, 5
 QUESTIONS = [Question(x, "single", "distracted") for x in benchmark.make("dev", 9, seed=0, level="short")]
@@ -37,8 +38,17 @@ def collect(reward, reference=None, steps=2, recorded=0, step=0, **changes):
     return made(STATE, step), seen
 
 
-def test_a_group_has_one_question_and_its_better_answers_more_weight():
+def test_a_group_has_one_question_and_its_better_answers_more_weight(monkeypatch):
+    sample, answered = Engine.sample, []
+
+    def noted(self, params, prompts, *more, **how):
+        answered.extend(len(ids) for ids in prompts)
+        return sample(self, params, prompts, *more, **how)
+
+    monkeypatch.setattr(Engine, "sample", noted)
     experience, seen = collect(lambda i: i % G)
+    places = {question.id: place for place, question in enumerate(QUESTIONS)}
+    assert answered == [2 + places[question.id] for question, _ in seen], "the prompt is the question's"
     names = [question.id for question, _ in seen]
     assert [len(set(names[n * G : (n + 1) * G])) for n in range(N)] == [1] * N
     assert len(set(names)) == N
@@ -67,6 +77,7 @@ def test_dapo_puts_other_questions_in_the_place_of_flat_groups():
     experience, seen = collect(lambda i: float(i % G if i // G in (0, 5) else 0), variant="dapo", redraws=3)
     groups = [seen[i][0].id for i in range(0, len(seen), G)]
     # Round 1 draws three more, of which the third (number 5) has spread; round 2 and 3 find none for the second.
+    assert groups[:N] != groups[N : 2 * N] != groups[2 * N : 3 * N]
     assert len(groups) == 4 * N and experience.metrics["groups_again"] == 2 + 1 + 1
     trained = {name for part in experience.samples for name in part}
     assert trained == {groups[0], groups[5]} and experience.metrics["groups_flat"] == 1
