@@ -50,7 +50,8 @@ def likelihoods(
     """Score given answers, EOS included, behind their prompts: token ids, at temperature 1 whatever the run's.
 
     Args:
-      batch: answers that are laid into packed rows together; the figures do not depend on it.
+      batch: answers that are laid into packed rows together, those to equal prompts behind one copy of it; the figures
+        do not depend on it.
 
     Raises:
       ValueError: if prompt and answer do not fit a row of the engine's PackShape, or as `of_tokens` does.
@@ -59,7 +60,7 @@ def likelihoods(
     pad_id, parts = engine.tokenizer.pad_token_id, []
     for start in range(0, len(answers), batch):
         rollout = data.given_responses(prompts[start : start + batch], answers[start : start + batch], pad_id)
-        parts.append(of_tokens(engine.score(params, rollout, **options), rollout.response_mask_BT))
+        parts.append(of_tokens(engine.score(params, rollout, shared=True, **options), rollout.response_mask_BT))
     return Likelihood(np.concatenate([p.total_M for p in parts]), np.concatenate([p.tokens_M for p in parts]))
 
 

@@ -90,8 +90,8 @@ def _score(values: flags.FlagValues, model, asked: Sequence[Question], prompts, 
     mesh = sharding.make_mesh(-1, 1, values.tensor)
     shards = sharding.data_shards(mesh)
     both = list(zip(prompts, gold, bad, strict=True))
-    slots = max(len(ids) for ids in (*gold, *bad))
-    longest = max(len(prompt) + max(len(a), len(b)) for prompt, a, b in both)
+    slots = max(len(a) + len(b) for a, b in zip(gold, bad, strict=True))
+    longest = max(len(prompt) + len(a) + len(b) for prompt, a, b in both)  # one copy of the prompt for both
     shape = PackShape(-(-values.batch_size // shards) * shards, -(-longest // COLUMNS) * COLUMNS, slots)
     engine = likelihood.engine_of(model, mesh, values.dtype, likelihood.LOGIT_CHUNK, shape)
     params = engine.place(model.read, values.dtype)

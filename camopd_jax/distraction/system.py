@@ -109,7 +109,8 @@ def collector(
         updates = grpo.make_updates(drawn.rollout, groups, weight_BT, kl, engine.shape)
         trained = np.flatnonzero(weight_BT.any(axis=1))
         ids_B = [asked.questions[i].id for i in np.repeat(drawn.chosen_N, size)]
-        samples = [[ids_B[b] for b in rows] for rows in packing.members(drawn.rollout, trained, engine.shape)]
+        members = packing.members(drawn.rollout, trained, engine.shape, shared=True)
+        samples = [[ids_B[b] for b in rows] for rows in members]
         figures = {
             **_figures(engine, asked, drawn),
             **groups.figures(),
@@ -190,11 +191,9 @@ class Pairs:
 
     def log_rmr(self, engine: Engine, params: Params) -> np.ndarray:
         """log RMR of each question [M], nats a token."""
-        found = [
-            margin.likelihoods(engine, params, self.asked.prompts, answers, len(answers))
-            for answers in (self.gold, self.bad)
-        ]
-        return margin.log_rmr(*found)
+        twice, count = [*self.asked.prompts] * 2, len(self.gold)
+        log_ppl = margin.likelihoods(engine, params, twice, [*self.gold, *self.bad], 2 * count).log_ppl_M
+        return log_ppl[count:] - log_ppl[:count]
 
 
 def evaluator(

@@ -47,7 +47,7 @@ def figures(read: Inputs) -> dict:
 def _figures(read: Inputs) -> dict:
     config, size = read.config, ANSWERS * sharding.data_shards(read.engine.mesh)
     shortest = sorted(read.train.prompts, key=len)[:ANSWERS]
-    prompts = [shortest[i % len(shortest)] for i in range(size)]
+    prompts = [shortest[i // 2 % len(shortest)] for i in range(size)]  # two to a prompt, which is computed once
     student = Student(selftest.small(read.engine, prompts[:ANSWERS]), read.base)
     engine, params = student.engine, student.fresh(0)
     whole = jax.tree.map(lambda x: x.astype(engine.numerics.dtype), student.whole(params))
@@ -55,8 +55,8 @@ def _figures(read: Inputs) -> dict:
         whole, prompts, jax.random.key(0), width=-(-max(map(len, prompts)) // 8) * 8, batch=size,
         max_new_tokens=selftest.NEW_TOKENS, temperature=engine.numerics.temperature,
     )  # fmt: skip
-    score_BT = engine.score(whole, rollout)
-    slope_BT = agreement.slope(score_BT, engine.score(selftest.louder(whole, 0.5), rollout))
+    score_BT = engine.score(whole, rollout, shared=True)
+    slope_BT = agreement.slope(score_BT, engine.score(selftest.louder(whole, 0.5), rollout, shared=True))
     steps = steps_of_run(config, student)
     gradient, norm = selftest.gradient_of(steps, engine)
 

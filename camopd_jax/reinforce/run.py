@@ -100,7 +100,7 @@ def _reference(read: Inputs, student: Student) -> Callable[[Rollout], np.ndarray
             return student.whole(engine.no_adapter(dtype))
         return engine.place(read.base.read, dtype)
 
-    return lambda rollout: engine.score(placed(), rollout)
+    return lambda rollout: engine.score(placed(), rollout, shared=True)
 
 
 def evaluate(
