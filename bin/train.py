@@ -60,6 +60,8 @@ def main(argv: list[str]) -> int:
             raise ValueError("--check: allowed without --dry_run, which loads nothing that could be checked")
         if values.dry_run and (values.distributed or values.coordinator):
             raise ValueError("--dry_run: allowed in one process, without --coordinator and --distributed")
+        if values.dry_run and "grpo" in config:
+            raise ValueError("--dry_run: allowed for a recovery; --check prints what a run with config.grpo holds")
         if values.dry_run:
             from camopd_jax import dry_run
 
@@ -68,15 +70,22 @@ def main(argv: list[str]) -> int:
             return
         workdir = Path(values.workdir or f"runs/{config.name}-{config.preset}").expanduser()
 
-        from camopd_jax import guards, hosts, preflight, recover  # slow: not before the arguments are known to be right
+        from camopd_jax import guards, hosts  # slow: not before the arguments are known to be right
+
+        if "grpo" in config:
+            from camopd_jax.reinforce.run import run as go
+            from camopd_jax.reinforce.start import check
+        else:
+            from camopd_jax.preflight import check
+            from camopd_jax.recover import run as go
 
         hosts.start(values.coordinator, values.processes, values.process, values.distributed)
         if values.check:
-            preflight.check(config, workdir, values.allow_change)
+            check(config, workdir, values.allow_change)
             print("All checks are passed; without --check the run starts.", flush=True)
             return
         try:
-            recover.run(config, workdir, values.allow_change)
+            go(config, workdir, values.allow_change)
         except guards.Stopped:
             raise
         except FloatingPointError as error:

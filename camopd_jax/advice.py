@@ -8,6 +8,7 @@ from camopd_jax import footprint, forecast, inputs, rules, sharding
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import Setup
 from camopd_jax.models import known
+from camopd_jax.phases import of_recovery
 
 USABLE = 0.9  # of a device's memory; the rest is for the runtime, fragments, and what the formulas do not see
 WORTH = 0.9  # another mesh is named where it takes at most this share of the time
@@ -32,7 +33,7 @@ def _setup(config: ConfigDict, count: int, checked: bool) -> Setup:
     teachers = {name: known.architecture(base if s == made else s) for name, s in sources.items()}
     for name, source in sources.items():
         if checked and source != made:  # that one has the architecture of its base, which is a teacher too
-            inputs.check_architecture(config, mesh, name, source, teachers[name])
+            inputs.check_architecture(config, mesh, name, source, teachers[name], inputs.longest_response(config))
     student = inputs.with_adapter(config, known.architecture(base))
     for cfg in (student, *teachers.values()):
         footprint.elements(cfg, mesh)  # the mesh must divide them
@@ -78,14 +79,14 @@ def count(prompts: int, at_once: int) -> str:
 
 def fits(setup: Setup, room: float) -> bool:
     """Whether no phase holds more bytes on a device than there are."""
-    return max(phase.total for phase in footprint.phases(setup)) <= room
+    return max(phase.total for phase in of_recovery(setup)) <= room
 
 
 def most_rows(setup: Setup, room: float) -> int:
     """The largest rollout.rows_at_once with which the rollouts fit; 0: none does."""
 
     def rollouts_fit(rows: int) -> bool:
-        phases = footprint.phases(changed(setup, {"rollout.rows_at_once": rows}))
+        phases = of_recovery(changed(setup, {"rollout.rows_at_once": rows}))
         return max(phase.total for phase in phases if phase.name.startswith("rollout")) <= room
 
     batch, shards = setup.config.rollout.batch_size, setup.shards
@@ -126,7 +127,7 @@ def changes_that_fit(setup: Setup, room: float) -> dict:
 
 def _most_evaluated(setup: Setup, room: float) -> int:
     rows = setup.config.eval.batch_size
-    while rows > setup.shards and footprint.phases(changed(setup, {"eval.batch_size": rows}))[-1].total > room:
+    while rows > setup.shards and of_recovery(changed(setup, {"eval.batch_size": rows}))[-1].total > room:
         rows = max(rows - setup.shards, setup.shards)
     return rows
 

@@ -26,7 +26,9 @@ from camopd_jax.models.weights import WHOLE
 INFINITE = 0xFF00  # the bits of bfloat16's infinity without its sign, moved up by one; above it are what is no number
 LIBRARIES = re.compile(r"(jax|libtpu|flax|optax|numpy|nvidia-|orbax)", re.I)  # names of distributions that begin so
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION")
-SHAPING = ("precision", "camopd", "lora", "chat", "student", "rollout.temperature", "micro.logit_chunk", "micro.remat")
+SHAPING = (
+    "precision", "camopd", "grpo", "lora", "chat", "student", "rollout.temperature", "micro.logit_chunk", "micro.remat",
+)  # fmt: skip
 
 
 def remembered(key: dict, compute: Callable[[], dict]) -> tuple[dict, bool]:
@@ -92,7 +94,7 @@ def shaped_by(read: Inputs) -> dict:
         "mesh": dict(engine.mesh.shape),
         "models": {name: [model.fingerprint, model.stamps] for name, model in read.models.items()},
         "tokens": [engine.numerics.vocab, engine.stop_ids, engine.tokenizer.pad_token_id],
-        "config": {key: _value(config, key) for key in SHAPING},
+        "config": {key: _value(config, key) for key in SHAPING if key.partition(".")[0] in config},
     }
 
 

@@ -31,10 +31,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, *, keep_last: int, keep_best: int, best_metric: str, read_only: bool = False
+        self, directory: Path, *, keep_last: int, keep_best: int, best_metric: str, higher_is_better: bool = False,
+        read_only: bool = False,
     ):  # fmt: skip
         def goodness(metrics):
-            return -metrics[best_metric]
+            return metrics[best_metric] if higher_is_better else -metrics[best_metric]
 
         kept = [policies.LatestN(keep_last)]
         if keep_best:

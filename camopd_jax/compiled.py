@@ -22,6 +22,7 @@ from camopd_jax.footprint import Setup
 from camopd_jax.models import decoder, lora
 from camopd_jax.models.attention import BLOCK, GROUPS
 from camopd_jax.packing import PackShape
+from camopd_jax.phases import of_recovery
 from camopd_jax.step import build_steps, make_optimizer
 from camopd_jax.types import PackedTokens, Update
 
@@ -180,7 +181,7 @@ def one_layer(setup: Setup) -> Setup:
 
 def planned(setup: Setup) -> dict[str, Figures]:
     """What the plan says of each program."""
-    phases = {phase.name.partition(" ")[0]: phase for phase in footprint.phases(setup)}
+    phases = {phase.name.partition(" ")[0]: phase for phase in of_recovery(setup)}
     own = footprint.elements(setup.student, setup.mesh)
     trained = own.adapter if setup.student.lora else own.base
     single, rollout = one_layer(setup), setup.config.rollout

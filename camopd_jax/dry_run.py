@@ -9,6 +9,7 @@ from camopd_jax import advice, chips, footprint, forecast, rules
 from camopd_jax.advice import USABLE, digits, resolve
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import PARTS, Setup
+from camopd_jax.phases import of_recovery
 
 SHORT = 0.25  # of the longest prompts and responses: the second column of times
 GB = 1e9
@@ -83,7 +84,7 @@ def _data(source: str) -> str:
 
 
 def _memory(setup: Setup, on: Devices) -> Iterator[str]:
-    phases = footprint.phases(setup)
+    phases = of_recovery(setup)
     yield ""
     columns = {part: max(9, len(part) + 2) for part in (*PARTS, "together")}
     yield f"{'GB on one device':20s}" + "".join(f"{part:>{wide}s}" for part, wide in columns.items())

@@ -117,21 +117,24 @@ class Engine:
             raise ValueError(f"limits of {min(limits)} to {max(limits)} tokens: allowed are 1 to {max_new_tokens}")
         return sampler(params, prompts, np.asarray(keys), limits)
 
-    def score(self, params: Params, rollout: Rollout, **options) -> np.ndarray:
+    def score(self, params: Params, rollout: Rollout, *, shared: bool = False, **options) -> np.ndarray:
         """log pi(y_t | h_t) [B, T] of the rollout's responses, nats; 0 outside the mask.
 
         Args:
+          shared: equal prompts are computed once for several responses, as `packing.pack` has it.
           options: of `scoring.score`, as another temperature than the run's.
         """
-        return self._on_rollout(scoring.score, params, rollout, **options)[0]
+        return self._on_rollout(scoring.score, params, rollout, shared, **options)[0]
 
     def examine(self, params: Params, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
         """Entropy (nats) of the model's distribution at each response token, and the token's rank in it, [B, T]."""
-        entropy_BT, rank_BT = self._on_rollout(scoring.examine, params, rollout)
+        entropy_BT, rank_BT = self._on_rollout(scoring.examine, params, rollout, False)
         return entropy_BT, rank_BT
 
-    def _on_rollout(self, function: Callable, params: Params, rollout: Rollout, **options) -> list[np.ndarray]:
-        packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape)
+    def _on_rollout(
+        self, function: Callable, params: Params, rollout: Rollout, shared: bool, **options
+    ) -> list[np.ndarray]:
+        packed = packing.pack(rollout, range(len(rollout.tokens_BL)), self.shape, shared=shared)
         pending = [jax.tree.leaves(self.on_packed(function, params, batch, **options)) for batch in packed.batches]
         shape = rollout.response_mask_BT.shape
         return [packed.scatter(np.stack(sharding.fetch(one)), shape) for one in zip(*pending, strict=True)]

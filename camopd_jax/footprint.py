@@ -6,6 +6,7 @@ depends on the compiler; the formulas of `forward_bytes` and its neighbours coun
 
 import functools
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -188,18 +189,6 @@ def training_bytes(setup: Setup) -> float:
     return saved_bytes(setup, micro.rows, micro.width, micro.remat) + max(layer, head)
 
 
-def diagnosis(setup: Setup, trained: float) -> dict[str, float]:
-    """The backward pass of one sequence, its gradient, and a sum of gradients for each branch."""
-    rollout, cfg = setup.config.rollout, setup.student
-    columns = rollout.max_prompt_tokens + rollout.max_new_tokens
-    head = head_bytes(setup, rollout.max_new_tokens, 3) + 4 * cfg.vocab_size * cfg.width / (
-        setup.gathers * setup.tensor
-    )
-    layer = backward_bytes(setup, 1, columns)
-    activations = saved_bytes(setup, 1, columns, "none") + max(layer, head)
-    return {"gradients": 4 * (len(setup.teachers) + 1) * trained, "activations": activations}
-
-
 def decoding(setup: Setup, prompts: int, at_once: int, new_tokens: int) -> dict[str, float]:
     """Sampling: the cache, the keys and values of prompts that are read ahead, and what reads them or draws tokens."""
     cfg, prompt = setup.student, setup.config.rollout.max_prompt_tokens
@@ -216,17 +205,20 @@ def drawing_bytes(setup: Setup, rows: int, new_tokens: int) -> float:
     return logits + rows * setup.student.heads * columns * 2 * 4 / setup.tensor
 
 
-def tasks(setup: Setup) -> list[tuple[int, int]]:
-    """(prompts, new tokens) of each task of the full evaluation."""
-    e = setup.config.eval
-    domains = [(e.domain_prompts, e.max_domain_tokens) for b in setup.teachers if b != "general"]
-    return [(e.general_prompts, e.max_new_tokens), (e.instructions, e.max_instruction_tokens), *domains]
+class Parts(NamedTuple):
+    """What a device holds of a student, and what each kind of work with it adds."""
+
+    state: dict[str, float]
+    alone: dict[str, float]  # without moments, when nothing trains any more
+    sampling: dict[str, float]
+    scoring: dict[str, float]
+    update: dict[str, float]
 
 
-def phases(setup: Setup) -> list[Phase]:
-    """Every phase of a run with what one device holds in it, in the order in which they come."""
+def of_student(setup: Setup) -> Parts:
+    """The parts that all kinds of run share."""
     config, width, own = setup.config, setup.width, elements(setup.student, setup.mesh)
-    rollout, adapters = config.rollout, setup.student.lora is not None
+    adapters = setup.student.lora is not None
     trained = own.adapter if adapters else own.base
     weights = 4 * trained + (width * own.base if adapters else 0)
     copy = width * trained if width != 4 else 0  # the parameters that train, as the forward pass computes with them
@@ -239,35 +231,10 @@ def phases(setup: Setup) -> list[Phase]:
         "gathered": 2 * gathered,  # and their gradients
     }
     sampling = {"copies": copy + width * (own.base + own.adapter), "gathered": gathered}  # cut into layers; for prompts
-    teachers = {name: teacher_bytes(setup, name, own) for name in setup.teachers}
-    largest = {"teacher": max(teachers.values())}
-
-    found = []
-    if rules.SPECIALISE in config.teachers.values():
-        moved = {"moments": MOMENTS[config.specialise.optim.name] * trained}
-        found.append(_phase("specialise", state, moved, update))
-    drawn = decoding(setup, rollout.batch_size, rollout.rows_at_once, rollout.max_new_tokens)
-    # The teacher of the step before stays until another one is wanted.
-    before = [(name, teachers[config.camopd.cycle[i - 1]]) for i, name in enumerate(config.camopd.cycle)]
-    kept = {branch: max(size for name, size in before if name == branch) for branch in dict(before)}
-    if len(set(kept.values())) == 1:
-        kept = {"": max(kept.values())}
-    found += [_phase(f"rollout {name}".strip(), state, {"teacher": n}, sampling, drawn) for name, n in kept.items()]
-    found.append(_phase("scoring", state, largest, scoring))
-    found.append(_phase("update", state, largest, update))
-    if config.diagnostics.every:
-        found.append(_phase("diagnostics", state, largest, diagnosis(setup, trained)))
-    alone = {"weights": weights, "copies": copy}
-    sampled = [decoding(setup, n, config.eval.batch_size, new_tokens) for n, new_tokens in tasks(setup)]
-    drawn = max(sampled, key=lambda parts: sum(parts.values()))
-    # Beside an adapter's base, a teacher that does not share it, or the interpolation with one, samples as a whole.
-    whole = [size for name, size in teachers.items() if adapters and not _shares_base(setup, name)]
-    sampler = {"teacher": max(whole, default=0)}
-    evaluation = [_phase("evaluation", alone, sampler, sampling, drawn), _phase("evaluation", alone, largest, scoring)]
-    return [*found, max(evaluation, key=lambda phase: phase.total)]
+    return Parts(state, {"weights": weights, "copies": copy}, sampling, scoring, update)
 
 
-def _phase(name: str, *parts: dict[str, float]) -> Phase:
+def phase(name: str, *parts: dict[str, float]) -> Phase:
     """Later parts take the place of earlier ones of the same name."""
     merged = functools.reduce(lambda a, b: a | b, parts)
     return Phase(name, {part: merged.get(part, 0) for part in PARTS})
@@ -275,12 +242,12 @@ def _phase(name: str, *parts: dict[str, float]) -> Phase:
 
 def teacher_bytes(setup: Setup, name: str, own: Elements) -> float:
     """Of a teacher on the devices: an adapter alone where it shares the student's base."""
-    if setup.student.lora and _shares_base(setup, name):
+    if setup.student.lora and shares_base(setup, name):
         return setup.width * own.adapter
     return setup.width * elements(setup.teachers[name], setup.mesh).base
 
 
-def _shares_base(setup: Setup, name: str) -> bool:
+def shares_base(setup: Setup, name: str) -> bool:
     """Whether a teacher is the student's base, or is made from it."""
     return setup.config.teachers[name] in (rules.SPECIALISE, base_source(setup.config))
 

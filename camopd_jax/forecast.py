@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from camopd_jax import rules
 from camopd_jax.camopd import methods
 from camopd_jax.chips import Devices
-from camopd_jax.footprint import Setup, decoded_rows, elements, kv_bytes, tasks
+from camopd_jax.footprint import Setup, decoded_rows, elements, kv_bytes
 from camopd_jax.models.attention import BLOCK, GROUPS
 from camopd_jax.models.decoder import layer_products
+from camopd_jax.phases import tasks
 
 EXCHANGE = 10e-6  # seconds that one exchange between devices takes at least
 

@@ -41,6 +41,10 @@ class Inputs:
     def base(self) -> Model:
         return base_of(self.config, self.models)
 
+    def digests(self) -> dict[str, str]:
+        """What names the prompts that each branch trains on, as token ids."""
+        return {name: cached.digest([x.tolist() for x in b.prompts]) for name, b in self.branches.items()}
+
     def made_at(self, workdir: Path) -> Path | None:
         """Where the teacher that the run makes is kept, or will be; None: all teachers are given."""
         if not self.examples:
@@ -94,9 +98,14 @@ def open_models(config: ConfigDict) -> tuple[dict[str, Model], Engine]:
     opened = {s: hosts.in_turn(functools.partial(load.load, s)) for s in dict.fromkeys(sources.values())}
     models = {name: opened[source] for name, source in sources.items()}
     for name, model in models.items():
-        check_architecture(config, mesh, name, model.source, model.cfg)
+        check_architecture(config, mesh, name, model.source, model.cfg, longest_response(config))
     engine = engine_of(config, mesh, base_of(config, models))
     _same_tokens(models, engine)
+    if config.camopd.loss == "top_k" and config.camopd.loss_top_k >= engine.numerics.vocab:
+        raise ValueError(
+            f"config.camopd.loss_top_k = {config.camopd.loss_top_k}: allowed is less than the vocabulary's "
+            f"{engine.numerics.vocab}"
+        )
     return models, engine
 
 
@@ -111,8 +120,14 @@ def _sources(config: ConfigDict) -> dict[str, str]:
     return {n: config.teachers[n] for n in rules.branches(config) if config.teachers[n] != rules.SPECIALISE}
 
 
-def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: DecoderConfig) -> None:
-    """Raise ValueError unless a teacher lies on the mesh and takes the longest prompt and response.
+def longest_response(config: ConfigDict) -> int:
+    """Tokens of any response in a recovery, at most."""
+    e = config.eval
+    return max(config.rollout.max_new_tokens, e.max_new_tokens, e.max_domain_tokens, e.max_instruction_tokens)
+
+
+def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: DecoderConfig, answer: int) -> None:
+    """Raise ValueError unless a teacher lies on the mesh and takes the longest prompt and a response of so many tokens.
 
     Teachers score what the student says, so that all must take what it takes.
     """
@@ -121,8 +136,7 @@ def check_architecture(config: ConfigDict, mesh, name: str, source: str, cfg: De
         sharding.param_shardings(mesh, decoder.split(cfg)[1], decoder.AXES)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    e, rollout = config.eval, config.rollout
-    answer = max(rollout.max_new_tokens, e.max_new_tokens, e.max_domain_tokens, e.max_instruction_tokens)
+    rollout = config.rollout
     if rollout.max_prompt_tokens + answer > cfg.max_positions:
         raise ValueError(
             f"{where}: it was made for {cfg.max_positions} tokens; rollout.max_prompt_tokens "
@@ -146,10 +160,6 @@ def engine_of(config: ConfigDict, mesh: Mesh, model: Model) -> Engine:
         raise ValueError(
             f"model source {model.source}: its tokenizer has no chat template; take the model's chat version, or add a "
             "chat_template.jinja"
-        )
-    if config.camopd.loss == "top_k" and config.camopd.loss_top_k >= tokens:
-        raise ValueError(
-            f"config.camopd.loss_top_k = {config.camopd.loss_top_k}: allowed is less than the vocabulary's {tokens}"
         )
     micro = config.micro
     shape = PackShape(micro.rows * sharding.data_shards(mesh), micro.width, micro.slots)

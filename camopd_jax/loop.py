@@ -164,9 +164,10 @@ def update(
     steps: Steps, state: TrainState, experience: Experience, step: int,
     left_out: Callable[[dict, str, int], bool] = lambda figures, branch, step: False,
 ) -> tuple[TrainState, dict]:  # fmt: skip
-    """Sum the gradients of the micro-batches and apply them; without any, only the step advances.
+    """Sum the gradients of the micro-batches and apply them, once for each epoch; the figures are the last one's.
 
-    So it does where left_out(figures of the loss and the gradient, branch, number of the step) is true.
+    Without micro-batches only the step advances; so it does where left_out(figures of the loss and the gradient,
+    branch, number of the step) is true.
 
     Raises:
       FloatingPointError: if the loss or the gradient is not finite, with the state as it was; if parameters or
@@ -175,7 +176,14 @@ def update(
     clock = time.perf_counter()
     if not experience.updates:
         return steps.skip(state), {"loss": 0.0, "seconds_update": 0.0}
+    for _ in range(experience.epochs):
+        state, figures = _epoch(steps, state, experience, step, left_out)
+    return state, figures | {"seconds_update": time.perf_counter() - clock}
 
+
+def _epoch(
+    steps: Steps, state: TrainState, experience: Experience, step: int, left_out: Callable[[dict, str, int], bool]
+) -> tuple[TrainState, dict]:
     def added(grads: Params, place: int) -> tuple[Params, dict]:
         micro = experience.complete(place) if experience.complete else experience.updates[place]
         return steps.micro(state.params, grads, sharding.spread(micro, steps.rows), steps.frozen)
@@ -196,10 +204,9 @@ def update(
             experience.samples,
         )
         raise FloatingPointError(f"{where}: loss {totals['loss']:.3g}, gradient norm {figures['grad_norm']:.3g}: {why}")
-    tokens = totals.pop("tokens")
-    if "w_kept" in totals:
-        totals["w_kept"] /= tokens
-    figures |= totals | {"trained_tokens": int(tokens), "micro_steps": len(sums)}
+    tokens, loss = totals.pop("tokens"), totals.pop("loss")
+    figures |= {"loss": loss} | {name: total / tokens for name, total in totals.items()}
+    figures |= {"trained_tokens": int(tokens), "micro_steps": len(sums)}
     if left_out(figures, experience.branch, step + 1):
         state, figures = steps.skip(state), figures | {"trained_tokens": 0, "skipped": 1}
     else:
@@ -207,7 +214,7 @@ def update(
         if not jax.device_get(steps.finite(state)):
             tensors = finite.where(jax.device_get(steps.finite_parts((state.params, state.opt_state))))
             raise FloatingPointError(f"{where}: after the update not finite: {tensors}")
-    return state, figures | {"seconds_update": time.perf_counter() - clock}
+    return state, figures
 
 
 def describe(row: dict) -> str:
@@ -215,6 +222,8 @@ def describe(row: dict) -> str:
     parts = [f"{row['branch']:8s}"]
     if "reverse_kl" in row:
         parts.append(f"reverse KL {row['reverse_kl']:.3f}  selected {row['selected']}/{row['batch']}")
+    elif "reward" in row:
+        parts.append(f"reward {row['reward']:.3f}  passed {row['passed']:.3f}")
     else:
         parts.append(f"loss {row['loss']:.3f}")
     parts.append(f"{row['tokens_per_second']:.0f} tok/s")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from camopd_jax import chips
 from camopd_jax.camopd import methods
@@ -56,9 +55,9 @@ def minutes(work: Work, cfg: DecoderConfig, rate: float, devices: int) -> float:
     return seconds / (rate * devices) / 60
 
 
-def estimate(config: ConfigDict, read: Inputs) -> str:
+def estimate(read: Inputs) -> str:
     """One line for the user: minutes of each stage of a recovery run."""
-    rate, cfg, evaluation, branches = matmul_rate(), read.engine.cfg, read.suite, read.branches
+    config, rate, cfg, evaluation, branches = read.config, matmul_rate(), read.engine.cfg, read.suite, read.branches
 
     def mean(sequences: Sequence[np.ndarray]) -> float:
         return float(np.mean([len(x) for x in sequences]))

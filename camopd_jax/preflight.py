@@ -1,113 +1,21 @@
-"""The page of checks of a start: what was checked, with a figure for each, or one line that says what is wrong.
+"""What a recovery checks before it starts; what is the same for every kind of run is in page.py."""
 
-What needs no computing comes first, the cheapest of it before all; then the weights are read once, and the self-tests
-compute. All processes of a run make the same checks and come to the same end.
-"""
-
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
-from camopd_jax import (
-    checked,
-    footprint,
-    hosts,
-    inputs,
-    judged,
-    plan,
-    prompts,
-    renderings,
-    resume,
-    room,
-    rules,
-    selftest,
-    shown,
-    stops,
-    workdirs,
-)
+from camopd_jax import checked, inputs, judged, page, plan, renderings, room, rules, selftest, stops
 from camopd_jax.camopd import methods
 from camopd_jax.chat import Chat
 from camopd_jax.inputs import Inputs
-from camopd_jax.models.conversion import cache_dir
+from camopd_jax.page import Checked, Program, from_cache, warnings
 from camopd_jax.shown import WARNING
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What a start has found in order."""
-
-    read: Inputs
-    models: dict[str, list[str]]  # source and fingerprint, by branch
-    data: dict[str, str]  # digest of the training prompts, by branch
-
-
 def check(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> Checked:
-    """Make all checks of a start and print them, as they are made.
-
-    Args:
-      allowed: keys of the config that may differ from those of the run in the workdir.
-
-    Raises:
-      ValueError: at the first that is failed, with what is wrong, where, and what to do.
-    """
-    clock = time.monotonic()
-    with hosts.together():
-        keys = rules.check_config(config)
-        resume.check_free(workdir)
-        workdirs.check_allowed(config, workdir, allowed)
-        workdirs.check_workdir(config, workdir, allowed)
-        workdirs.check_writable(f"CAMOPD_CACHE: the cache {cache_dir()}", cache_dir())
-        if config.precision == "float32":
-            jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend
-        step = resume.check_whole(workdir)
-        print(shown.lines(_header(config, workdir)), flush=True)
-        goes_on = f"; the run in {workdir} goes on at step {step}" if step else ""
-        _show("config", [f"{keys} keys, all there, known and in range{goes_on}", *_warnings(rules.doubts(config))])
-        found = _checked(config, workdir, allowed)
-        read = found.read
-        _show("data", [*_data(read), *apart(read)])
-        _show("tokens", _tokenizers(read, workdir))
-        _show("disk", room.check_disks(room.written(read, workdir)))
-        lines, warnings = room.memory(read)
-        _show("memory", [*lines, *_warnings(warnings)])
-        _show("weights", _weights(read))
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
-    with hosts.together():
-        _show("self-test", _self_tests(read))
-    _show("time", [plan.estimate(config, read)])
-    print(f"  checked in {time.monotonic() - clock:.1f} s", flush=True)
-    return found
-
-
-def _show(group: str, lines: Iterable[str]) -> None:
-    for line in lines:
-        print(f"  {group:10s} {shown.line(line)}", flush=True)
-        group = ""
-
-
-def _warnings(lines: Iterable[str]) -> Iterator[str]:
-    return (WARNING + line for line in lines)
-
-
-def _checked(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> Checked:
-    """The inputs of a run, which are those of the run in its workdir, if there is one; nothing is computed."""
-    read = inputs.read(config)
-    models = {name: [model.source, model.fingerprint] for name, model in read.models.items()}
-    data = prompts.digests(read.branches)
-    workdirs.check_same(workdir, models, data, allowed)
-    everywhere = [told for told, _ in hosts.gather([models, data])]
-    for number, theirs in enumerate(everywhere):
-        if theirs != everywhere[0]:
-            name = next(n for n in data if [x.get(n) for x in theirs] != [x.get(n) for x in everywhere[0]])
-            raise ValueError(
-                f"config.teachers.{name} or config.data.{name}: process {number} has other weights or prompts than "
-                "process 0; give all of them the same files"
-            )
-    return Checked(read, models, data)
+    """`page.check` of a recovery."""
+    return page.check(RECOVERY, config, workdir, allowed)
 
 
 def _data(read: Inputs) -> Iterator[str]:
@@ -184,13 +92,10 @@ def _tokenizers(read: Inputs, workdir: Path) -> Iterator[str]:
         yield f"{read.specialised}: {state}, with tokens and template of {read.base.source}"
 
 
-def _weights(read: Inputs) -> Iterator[str]:
-    for name, model in read.models.items():
-        millions, (tensors, known) = footprint.parameters(model.cfg) / 1e6, checked.finite(model)
-        yield (
-            f"{name} {model.source}: {millions:,.1f} million in {tensors} tensors, all there, of the right shape "
-            f"and finite{_source(known)}; fingerprint {model.fingerprint}"
-        )
+def _memory(read: Inputs, workdir: Path) -> list[str]:
+    del workdir
+    lines, doubts = room.memory(read)
+    return [*lines, *warnings(doubts)]
 
 
 def _self_tests(read: Inputs) -> Iterator[str]:
@@ -204,37 +109,38 @@ def _self_tests(read: Inputs) -> Iterator[str]:
 
     found, known = checked.remembered({"self-test": checked.shaped_by(read)}, passed)
     first, *others = judged.judge(found, *how)
-    yield from (f"{first}{_source(known)}", *others)
+    yield from (f"{first}{from_cache(known)}", *others)
     if read.examples:
         yield stops.of_examples(read)
 
 
-def _source(known: bool) -> str:
-    return " (from the cache)" if known else ""
-
-
-def _header(config: ConfigDict, workdir: Path) -> str:
-    """What will run, where, and how to get the other presets."""
-    device, names = jax.devices()[0], rules.branches(config)
-    made = rules.specialised(config)
-    s, rank = config.specialise, config.lora.rank
+def _header(config: ConfigDict, workdir: Path) -> Iterator[str]:
+    """The stages."""
+    names, made, s = rules.branches(config), rules.specialised(config), config.specialise
     made_by = f"made by {s.steps} updates of {s.batch_size} examples unless cached" if made else ""
-    trains = f"an adapter of rank {rank}" if rank else "all weights"
     turns = methods.steps_in_words(config.camopd, config.rollout.batch_size)
-    return "\n".join(
-        [
-            f"{config.name}:{config.preset}, seed {config.seed}, on {jax.device_count()} x {device.device_kind}, "
-            f"{config.precision}; {trains} of the student trains",
-            *(
-                f"  {n} teacher: {made_by if n == made else config.teachers[n]}"
-                f"{', the start of the student' if n == config.student else ''}"
-                for n in names
-            ),
-            "  1. full evaluation of the teachers and of their interpolation (unless cached)",
-            f"  2. recovery by {config.camopd.method}: {config.steps} updates of {config.rollout.batch_size} prompts, "
-            f"{turns}",
-            "  3. full evaluation of the recovered student, table, plots, export",
-            f"  kept in {workdir}; the same command goes on where it stopped",
-            "  other presets: --config=configs/NAME.py[:PRESET]; every value: --config.KEY=VALUE",
-        ]
+    for n in names:
+        start = ", the start of the student" if n == config.student else ""
+        yield f"  {n} teacher: {made_by if n == made else config.teachers[n]}{start}"
+    yield "  1. full evaluation of the teachers and of their interpolation (unless cached)"
+    yield (
+        f"  2. recovery by {config.camopd.method}: {config.steps} updates of {config.rollout.batch_size} prompts, "
+        f"{turns}"
     )
+    yield "  3. full evaluation of the recovered student, table, plots, export"
+
+
+RECOVERY = Program(
+    rules.check_config,
+    rules.doubts,
+    _header,
+    inputs.read,
+    (
+        ("data", lambda read, workdir: [*_data(read), *apart(read)]),
+        ("tokens", _tokenizers),
+        ("disk", lambda read, workdir: room.check_disks(room.written(read, workdir))),
+        ("memory", _memory),
+    ),
+    _self_tests,
+    plan.estimate,
+)

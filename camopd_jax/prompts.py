@@ -12,7 +12,7 @@ from camopd_jax.camopd.system import Branch
 from camopd_jax.chat import Chat, Encoded, Statistics
 from camopd_jax.data import Reader
 from camopd_jax.engine import Engine
-from camopd_jax.evals import cached, checks, suite
+from camopd_jax.evals import checks, suite
 
 LEAST_HELDOUT = 2  # prompts without which no error bar can be given
 
@@ -203,8 +203,3 @@ class Encoder:
             seed=e.seed,
             temperature=self._config.rollout.temperature,
         )
-
-
-def digests(branches: dict[str, Branch]) -> dict[str, str]:
-    """What names the prompts that each branch trains on, as token ids."""
-    return {name: cached.digest([x.tolist() for x in branch.prompts]) for name, branch in branches.items()}

@@ -50,6 +50,8 @@ def write(workdir: Path) -> Path:
 def content(workdir: Path) -> dict:
     """All that the page shows, as JSON has it."""
     record = workdirs.read_record(workdir)
+    if "grpo" in record["config"]:
+        raise ValueError(f"{workdir} is a reinforcement run, which has summary.md and plots; allowed is a recovery")
     found = {name.removesuffix(".jsonl"): _rows(workdir / name) for name in NEEDED}
     held = [row for row in found["eval"] if row["metric"] == "short_reverse_kl"]
     path = workdir / "evaluation.json"

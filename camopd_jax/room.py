@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from camopd_jax import footprint, hosts, licensed, rules, sharding
 from camopd_jax.footprint import MOMENTS, Phase, Setup
 from camopd_jax.inputs import Inputs
+from camopd_jax.models.decoder import DecoderConfig
+from camopd_jax.phases import of_recovery
 
 GB = 1e9
 LOGS = 0.1 * GB  # metrics, texts, plots, the report
@@ -48,25 +51,37 @@ def written(read: Inputs, workdir: Path) -> list[Written]:
     and at the end the export comes on top; a teacher that the run makes has its own checkpoints before, and is then
     in the cache.
     """
-    config, whole = read.config, footprint.elements(read.engine.cfg, sharding.abstract_mesh(1, 1, 1, 1))
-    trained = whole.adapter if read.engine.cfg.lora else whole.base
-
-    def checkpoints(kept: int, steps: int, every: int, optimizer: str) -> float:
-        return min(kept + 1, math.ceil(steps / every)) * (4 + MOMENTS[optimizer]) * trained
-
-    c, s = config.checkpoint, config.specialise
-    kept = c.keep_last + (c.keep_best if config.eval.every else 0)
-    present = _size(workdir / "checkpoints")
-    saved = max(checkpoints(kept, config.steps, c.every, config.optim.name) - present, 0)
-    export = {"float32": 4, "bfloat16": 2}[config.export.dtype] * whole.base
-    parts, cached = {"checkpoints": saved, "export": export, "logs": LOGS}, {}
+    config, s, trained = read.config, read.config.specialise, _sizes(read.engine.cfg)[0]
+    own, cached = of_run(config, read.engine.cfg, workdir), {}
     made_at = read.made_at(workdir)
     if made_at and not made_at.is_dir():
-        before = checkpoints(1, s.steps, s.checkpoint_every, s.optim.name)
-        parts["checkpoints"] = max(saved, before - export)  # they are gone when the recovery begins
+        before = _checkpoints(1, s.steps, s.checkpoint_every, s.optim.name, trained)
+        # they are gone when the recovery begins
+        own.parts["checkpoints"] = max(own.parts["checkpoints"], before - own.parts["export"])
         cached["domain teacher"] = 4 * trained
     cache = licensed.of(config).cache(workdir)
-    return [Written(f"--workdir={workdir}", workdir, parts), Written(f"the cache {cache}", cache, cached)]
+    return [own, Written(f"the cache {cache}", cache, cached)]
+
+
+def of_run(config: ConfigDict, cfg: DecoderConfig, workdir: Path) -> Written:
+    """What the training of a student with this architecture, its evaluation and its export still write."""
+    c, (trained, whole) = config.checkpoint, _sizes(cfg)
+    kept = c.keep_last + (c.keep_best if config.eval.every else 0)
+    saved = max(
+        _checkpoints(kept, config.steps, c.every, config.optim.name, trained) - _size(workdir / "checkpoints"), 0
+    )
+    export = {"float32": 4, "bfloat16": 2}[config.export.dtype] * whole
+    return Written(f"--workdir={workdir}", workdir, {"checkpoints": saved, "export": export, "logs": LOGS})
+
+
+def _sizes(cfg: DecoderConfig) -> tuple[int, int]:
+    """Parameters that train, and all of them."""
+    found = footprint.elements(cfg, sharding.abstract_mesh(1, 1, 1, 1))
+    return (found.adapter if cfg.lora else found.base), found.base
+
+
+def _checkpoints(kept: int, steps: int, every: int, optimizer: str, trained: int) -> float:
+    return min(kept + 1, math.ceil(steps / every)) * (4 + MOMENTS[optimizer]) * trained
 
 
 def _size(directory: Path) -> int:
@@ -171,9 +186,20 @@ def memory(read: Inputs) -> tuple[list[str], list[str]]:
     Raises:
       ValueError: as `check_memory`.
     """
-    setup, devices = setup_of(read), jax.local_devices()
-    phases, host = footprint.phases(setup), available()
-    found = []
+    setup = setup_of(read)
+    return on_devices(setup, of_recovery(setup), _parked(setup))
+
+
+def _parked(setup: Setup) -> float:
+    """Bytes of the teachers that wait in host memory, for each device."""
+    own = footprint.elements(setup.student, setup.mesh)
+    idle = {name: footprint.teacher_bytes(setup, name, own) for name in setup.teachers}
+    return sum(idle.values()) if setup.config.camopd.idle_teachers == "host" and len(idle) > 1 else 0.0
+
+
+def on_devices(setup: Setup, phases: list[Phase], parked: float) -> tuple[list[str], list[str]]:
+    """Lines and warnings, as `memory`; `parked`: bytes of what waits in host memory for each device."""
+    devices, host, found = jax.local_devices(), available(), []
     if devices[0].platform == "cpu":  # simulated devices share the host's memory
         each = [Phase(p.name, {part: size * len(devices) for part, size in p.parts.items()}) for p in phases]
         found.append(check_memory(each, host, "host memory"))
@@ -181,17 +207,15 @@ def memory(read: Inputs) -> tuple[list[str], list[str]]:
         limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
         known = [limit for limit in limits if limit]
         found.append(check_memory(phases, min(known, default=None), "device memory"))
-        found.append(check_memory([_on_host(setup, len(devices))], host, "host memory"))
+        found.append(check_memory([_on_host(setup, len(devices), parked)], host, "host memory"))
     return [line for line, _ in found], [warning for _, warning in found if warning]
 
 
-def _on_host(setup: Setup, devices: int) -> Phase:
+def _on_host(setup: Setup, devices: int, parked: float) -> Phase:
     """What the host holds beside devices of their own: idle teachers, a checkpoint on its way, a model as written."""
-    config, own = setup.config, footprint.elements(setup.student, setup.mesh)
+    own = footprint.elements(setup.student, setup.mesh)
     trained = own.adapter if setup.student.lora else own.base
-    idle = {name: footprint.teacher_bytes(setup, name, own) for name in setup.teachers}
-    parked = sum(idle.values()) if config.camopd.idle_teachers == "host" and len(idle) > 1 else 0
     parts = dict.fromkeys(footprint.PARTS, 0.0)
     parts["teacher"] = parked * devices
-    parts["copies"] = (4 + MOMENTS[config.optim.name]) * trained * devices / hosts.count() + STREAMED
+    parts["copies"] = (4 + MOMENTS[setup.config.optim.name]) * trained * devices / hosts.count() + STREAMED
     return Phase("teachers, checkpoint and export", parts)

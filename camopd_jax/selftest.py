@@ -44,7 +44,7 @@ class _ScaledTeachers:
         self.engine, self.same, self.scale, self._branches = engine, same, 1.0, branches
 
     def placed(self, name: str) -> tuple[Engine, Params]:
-        return self.engine, _louder(self.same, self.scale ** (1 + self._branches[name].number))
+        return self.engine, louder(self.same, self.scale ** (1 + self._branches[name].number))
 
     def prefetch(self, name: str) -> None:
         """It is there."""
@@ -53,7 +53,7 @@ class _ScaledTeachers:
         return self.engine.score(self.placed(name)[1], rollout)
 
 
-def _louder(params: Params, scale: float) -> Params:
+def louder(params: Params, scale: float) -> Params:
     """The same model with so many times the logits."""
     return params | {"norm": params["norm"] * scale}
 
@@ -78,7 +78,7 @@ def figures(read: Inputs) -> dict:
 def _figures(read: Inputs) -> dict:
     samples = renderings.prompts(read.engine.tokenizer, Chat(**read.config.chat))
     prompts = sorted(samples, key=len)[:PROMPTS]
-    student = Student(_small(read.engine, prompts), read.base)
+    student = Student(small(read.engine, prompts), read.base)
     found, answers = _of_student(read.config, student, prompts)  # whose weights go before another teacher's come
     return found | {"teachers": dict(_others(read, student, answers))}
 
@@ -97,7 +97,7 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
             gap_BT = engine.score(own, answers.rollout) - answers.student_BT
             asked.append(float(np.abs(answers.gap_BT - gap_BT).max() / max(np.abs(gap_BT).max(), 1e-30)))
         who, score_BT = (own, answers.teacher_BT) if method.teacher_answers else (same, answers.student_BT)
-        slopes.append(agreement.slope(score_BT, engine.score(_louder(who, 0.5), answers.rollout)))
+        slopes.append(agreement.slope(score_BT, engine.score(louder(who, 0.5), answers.rollout)))
         scored.append(score_BT)
         seen.append(answers)
         return []
@@ -106,7 +106,7 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
         engine, teachers, branches, c, RolloutShape(batch, batch, NEW_TOKENS), 1, 0, student.whole, record, recorded=0
     )
     steps = recovery_steps(config, student)
-    gradient, size = _gradient(steps, engine)
+    gradient, size = gradient_of(steps, engine)
     found = {"still": None if method.teacher_answers else 0.0, "follows": 0.0, "moved": {}}
     for step in visits(c, batch):
         if not seen:
@@ -144,7 +144,7 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
     return found, seen[-1]
 
 
-def _small(engine: Engine, prompts: list[np.ndarray]) -> Engine:
+def small(engine: Engine, prompts: list[np.ndarray]) -> Engine:
     """The same with a packed row a data shard, of two sequences, and more tokens that end a response."""
     longest = max(map(len, prompts)) + NEW_TOKENS
     shape = PackShape(sharding.data_shards(engine.mesh), 2 * longest, 2 * NEW_TOKENS)
@@ -180,7 +180,7 @@ def visits(c: ConfigDict, batch: int) -> Iterator[int]:
         visited |= now
 
 
-def _gradient(steps: Steps, engine: Engine) -> tuple[Callable[..., Params], Callable[[Params], float]]:
+def gradient_of(steps: Steps, engine: Engine) -> tuple[Callable[..., Params], Callable[[Params], float]]:
     """gradient(parameters that train, updates, times their credit, a gradient) -> their sum; and the norm of one."""
     norm = jax.jit(optax.tree.norm, out_shardings=sharding.replicated(engine.mesh))
 

@@ -35,11 +35,13 @@ class PackedTokens:
     """Whole sequences laid end to end in rows of W tokens; what a model is given to score."""
 
     tokens_RW: jax.Array
-    positions_RW: jax.Array  # position inside the own sequence
-    segments_RW: jax.Array  # 1, 2, ... a sequence; 0 padding
+    positions_RW: jax.Array  # position inside the own sequence; an answer's go on from its prompt's
+    segments_RW: jax.Array  # 1, 2, ... a sequence, or a shared prompt and each of its answers; 0 padding
     source_RS: jax.Array  # column of W whose hidden state predicts the slot's token
     labels_RS: jax.Array  # the token to score
     slot_mask_RS: jax.Array
+    # The segment that a token sees beside its own: of an answer, the prompt that it shares; elsewhere its own again.
+    prefix_RW: jax.Array | None = None  # None: nothing is shared
 
 
 @flax.struct.dataclass
@@ -76,6 +78,7 @@ class Experience:
     # hidden states only one micro-batch's are on the devices. None: the updates are whole as they are.
     complete: Callable[[int], Update] | None = None
     samples: list[list[str]] = field(default_factory=list)  # ids of the prompts in each update, for errors
+    epochs: int = 1  # times that the parameters are updated with all of it
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def surroundings_changes(now: dict, record: dict) -> list[dict]:
 
 def check_allowed(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
     """Raise ValueError if a key that may change is none, neither of the config nor of the run in the workdir."""
-    known = {key for key, _ in flat(config.to_dict())} | {f"data.{name}" for name in config.teachers}
+    known = {key for key, _ in flat(config.to_dict())} | {f"data.{name}" for name in config.data}
     if saved_steps(workdir):
         known |= {key for key, _ in flat(read_record(workdir)["config"])}
     for key in allowed:
@@ -86,7 +86,8 @@ def check_allowed(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> 
 
 
 def _free(key: str, config: ConfigDict) -> bool:
-    relaxing = key == "steps" and config.camopd.method == "relaxed_opd"  # it goes by the share of the steps done
+    method = config.camopd.method if "camopd" in config else ""
+    relaxing = key == "steps" and method == "relaxed_opd"  # it goes by the share of the steps done
     return key.startswith(MAY_CHANGE) and not relaxing
 
 

@@ -74,6 +74,7 @@ def build(home: Path) -> None:
     """Make all files in a directory."""
     (home / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "medical.py", home / "configs")
+    shutil.copy(ROOT / "configs" / "distraction.py", home / "configs")
     (home / "notes.txt").write_text("mine\n")
     for name, text in CONFIGS.items():
         (home / name).write_text(text)
@@ -236,6 +237,8 @@ def _runs(home: Path) -> None:
     (copy("other_weights") / "config.json").write_text(json.dumps(record))
     record["models"]["general"][1], record["data"] = model.fingerprint, {"general": "0123456789abcdef"}
     (copy("other_data") / "config.json").write_text(json.dumps(record))
+    record["config"]["grpo"] = {}
+    (copy("reinforced") / "config.json").write_text(json.dumps(record))
     shutil.rmtree(copy("damaged_checkpoint") / "checkpoints" / "4" / "default")
     shutil.copytree(home / "damaged_checkpoint", home / "damaged_checkpoints")
     first = home / "damaged_checkpoints" / "checkpoints" / "2" / "default" / "_METADATA"

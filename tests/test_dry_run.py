@@ -18,6 +18,7 @@ from camopd_jax import advice, chips, dry_run, footprint, forecast, scoring, sha
 from camopd_jax.models import decoder, export, known, tiny
 from camopd_jax.models.decoder import DecoderConfig, Lora
 from camopd_jax.models.huggingface import config_to_hf
+from camopd_jax.phases import of_recovery
 from camopd_jax.types import PackedTokens
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def page(config, devices):
 
 
 def phase(setup, name):
-    return next(p for p in footprint.phases(setup) if p.name == name)
+    return next(p for p in of_recovery(setup) if p.name == name)
 
 
 def size(tree):
@@ -128,7 +129,7 @@ def test_teachers_of_different_sizes_are_told_apart():
 
 def test_the_peak_falls_with_the_rows_decoded_at_once():
     def peak(rows):
-        return max(p.total for p in footprint.phases(setup("paper", 8, rollout__rows_at_once=rows)))
+        return max(p.total for p in of_recovery(setup("paper", 8, rollout__rows_at_once=rows)))
 
     assert peak(256) > peak(128) > peak(64)
     assert footprint.decoded_rows(setup("small", 1), 12, 5) == 5

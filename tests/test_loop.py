@@ -171,3 +171,26 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_and_more_room_lets_it_go_on
     assert resume.find(tmp_path) == resume.Found(3, {})
     run(tmp_path)
     assert files(tmp_path) == undisturbed and resume.find(tmp_path) == resume.Found(4, {})
+
+
+def test_a_step_of_several_epochs_updates_so_many_times_with_the_same_answers():
+    seen = []
+
+    def micro(params, grads, update, frozen):
+        seen.append((float(params), update["x"]))
+        return grads + params * update["x"], {"loss": params, "tokens": jnp.float32(2), "clipped": jnp.float32(1)}
+
+    steps = SimpleNamespace(
+        zeros=lambda: jnp.float32(0), micro=micro, frozen=None, rows=SingleDeviceSharding(jax.devices()[0]),
+        measure=lambda state, grads: {"grad_norm": abs(grads)},
+        apply=lambda state, grads: state.replace(params=state.params - grads / 4, step=state.step + 1),
+        skip=lambda state: state.replace(step=state.step + 1), finite=lambda state: jnp.bool_(True),
+    )  # fmt: skip
+    experience = Experience("d", [{"x": 1}, {"x": 1}], {}, epochs=3)
+    state, figures = loop.update(steps, state_of(jnp.float32(8), jax.random.key(0)), experience, 0)
+    assert float(state.params) == 1 and int(state.step) == 3  # each epoch halves it: twice 1/4
+    assert seen == [(8, 1), (8, 1), (4, 1), (4, 1), (2, 1), (2, 1)]
+    assert figures["loss"] == 4 and figures["grad_norm"] == 4, "the figures are the last epoch's"
+    assert figures["clipped"] == 0.5 and figures["trained_tokens"] == 4, "sums are means over the tokens that trained"
+    left, figures = loop.update(steps, state, experience, 0, lambda figures, branch, step: True)
+    assert float(left.params) == 1 and int(left.step) == 6 and figures["skipped"] == 1

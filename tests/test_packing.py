@@ -114,3 +114,82 @@ def test_a_sequence_that_fits_no_row_is_refused(width, slots, fits):
     else:
         with pytest.raises(ValueError, match=r"a sequence of 7 tokens \(4 of response\) does not fit"):
             packing.pack(rollout, [1, 0], shape)
+
+
+def test_a_shared_prompt_by_hand():
+    """Four responses to one prompt of two tokens, and one to another: of the first, one has no room in row 0."""
+    rollout = _rollout([2, 2, 1, 2, 2], [2, 1, 1, 3, 2])
+    rollout.tokens_BL[[0, 1, 3, 4], :2] = 7, 8
+    shape = PackShape(rows=2, width=9, slots=7)
+    packed = packing.pack(rollout, [0, 1, 2, 3, 4], shape, shared=True)
+    (batch,) = packed.batches
+    # Longest first: responses of 3, 2 and 2 fill the row behind their prompt; the last, of 1, has a copy in the next.
+    np.testing.assert_array_equal(
+        batch.tokens_RW, [[7, 8, 4002, 4003, 4004, 1002, 1003, 5002, 5003], [7, 8, 2002, 3000, 3001, 0, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(batch.positions_RW, [[0, 1, 2, 3, 4, 2, 3, 2, 3], [0, 1, 2, 0, 1, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(batch.segments_RW, [[1, 1, 2, 2, 2, 3, 3, 4, 4], [1, 1, 2, 3, 4, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(batch.prefix_RW, [[1, 1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 3, 3, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(batch.source_RS, [[1, 2, 3, 1, 5, 1, 7], [1, 3, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(batch.labels_RS[0], [4002, 4003, 4004, 1002, 1003, 5002, 5003])
+    np.testing.assert_array_equal(batch.labels_RS[1], [2002, 3001, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(packed.row_MRS, [[[3, 3, 3, 0, 0, 4, 4], [1, 2, -1, -1, -1, -1, -1]]])
+    assert packing.members(rollout, [0, 1, 2, 3, 4], shape, shared=True) == [[3, 0, 4, 1, 2]]
+    assert packing.pack(rollout, [0, 1], shape).batches[0].prefix_RW is None
+
+
+def _groups(seed):
+    """Up to 5 prompts with up to 9 responses each, some of them without a token, in any order."""
+    rng = np.random.default_rng(seed)
+    prompts = [100 * n + np.arange(rng.integers(1, 9)) for n in range(rng.integers(1, 6))]
+    of_B = rng.permutation(np.repeat(np.arange(len(prompts)), rng.integers(1, 10, size=len(prompts))))
+    rollout = _rollout([len(prompts[n]) for n in of_B], rng.integers(0, 7, size=len(of_B)))
+    width = rollout.prompt_mask_BP.shape[1]
+    for b, n in enumerate(of_B):
+        rollout.tokens_BL[b, width - len(prompts[n]) : width] = prompts[n]
+    which = rng.permutation(len(of_B))[: rng.integers(1, len(of_B) + 1)].tolist()
+    shape = PackShape(rows=int(rng.integers(1, 4)), width=int(rng.integers(14, 60)), slots=int(rng.integers(6, 40)))
+    return rollout, of_B, which, shape
+
+
+def test_what_a_slot_sees_is_its_prompt_and_its_response_so_far():
+    """Also of groups of any size that are split over rows: no token is lost, and none is there twice."""
+    split = 0
+    for seed in range(120):
+        rollout, of_B, which, shape = _groups(seed)
+        packed = packing.pack(rollout, which, shape, shared=True)
+        members = packing.members(rollout, which, shape, shared=True)
+        assert sorted(b for micro in members for b in micro) == sorted(which)
+        seen, copies = [], []
+        for m, batch in enumerate(packed.batches):
+            assert set(packed.row_MRS[m][packed.row_MRS[m] >= 0]) <= set(members[m])
+            for r, s in np.argwhere(batch.slot_mask_RS):
+                segments, at = batch.segments_RW[r], batch.source_RS[r, s]
+                b, t = int(packed.row_MRS[m, r, s]), int(packed.column_MRS[m, r, s])
+                mine = (segments == segments[at]) | (segments == batch.prefix_RW[r, at])
+                columns = np.flatnonzero(mine & (np.arange(shape.width) <= at))
+                expected = [x for x in rollout.tokens_BL[b].tolist() if x >= 0][: rollout.prompt_mask_BP[b].sum() + t]
+                assert batch.tokens_RW[r, columns].tolist() == expected
+                assert batch.positions_RW[r, columns].tolist() == list(range(len(expected)))
+                assert batch.labels_RS[r, s] == rollout.tokens_BL[b, rollout.prompt_mask_BP.shape[1] + t]
+                seen.append((b, t))
+            for r, segments in enumerate(batch.segments_RW):
+                copies += [tuple(batch.tokens_RW[r, segments == p].tolist()) for p in set(batch.prefix_RW[r]) - {0}]
+        assert sorted(seen) == [(b, t) for b in sorted(which) for t in range(rollout.response_mask_BT[b].sum())]
+        real = sum((b.segments_RW > 0).sum() for b in packed.batches)
+        assert real == sum(map(len, copies)) + rollout.response_mask_BT[which].sum()
+        needed = len({int(of_B[b]) for b in which})
+        assert needed <= len(copies) <= len(which)
+        split += len(copies) > needed
+    assert 20 < split < 100
+
+
+def test_a_group_with_room_has_one_copy_of_its_prompt():
+    """Eight responses of two tokens to a prompt of six: 22 tokens instead of 64."""
+    rollout = _rollout([6] * 8, [2] * 8)
+    rollout.tokens_BL[:, :6] = np.arange(6)
+    for width, rows in [(22, 1), (21, 2), (14, 2), (12, 3), (8, 8)]:
+        batches = packing.pack(rollout, range(8), PackShape(1, width, 16), shared=True).batches
+        assert len(batches) == rows
+    assert len(packing.pack(rollout, range(8), PackShape(1, 22, 6), shared=True).batches) == 3  # slots for 3, 3 and 2
+    assert len(packing.pack(rollout, range(8), PackShape(1, 22, 16)).batches) == 4

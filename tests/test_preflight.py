@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from camopd_jax import checked, inputs, preflight, renderings, rules, workdirs
+from camopd_jax import checked, inputs, page, preflight, renderings, rules, workdirs
 from camopd_jax.chat import Chat, Statistics
 from camopd_jax.models import export, load, tiny
 
@@ -358,17 +358,15 @@ def test_self_tests_that_failed_are_not_remembered(monkeypatch, tmp_path):
 
 def test_processes_with_other_weights_or_prompts_are_named(monkeypatch):
     models = {"general": SimpleNamespace(source="path:model", fingerprint="f")}
-    monkeypatch.setattr(preflight.inputs, "read", lambda config: SimpleNamespace(models=models, branches={}))
-    monkeypatch.setattr(preflight.prompts, "digests", lambda branches: {"general": "d", "domain": "e"})
+    read = SimpleNamespace(models=models, digests=lambda: {"general": "d", "domain": "e"})
+    program = SimpleNamespace(read=lambda config: read)
     other = [{"general": ["path:model", "f"]}, {"general": "d", "domain": "another"}]
     for third, differs in ((None, None), (other, "domain"), ([{"general": ["path:model", "g"]}, other[1]], "general")):
-        monkeypatch.setattr(
-            preflight.hosts, "gather", lambda mine, third=third: [(x or mine, b"") for x in (0, 0, third)]
-        )
+        monkeypatch.setattr(page.hosts, "gather", lambda mine, third=third: [(x or mine, b"") for x in (0, 0, third)])
         if differs is None:
-            assert preflight._checked(config(), Path("nowhere"), ()).models == {"general": ["path:model", "f"]}
+            assert page._checked(program, config(), Path("nowhere"), ()).models == {"general": ["path:model", "f"]}
             continue
         with pytest.raises(
             ValueError, match=f"config.teachers.{differs} or config.data.{differs}: process 2 has other"
         ):
-            preflight._checked(config(), Path("nowhere"), ())
+            page._checked(program, config(), Path("nowhere"), ())

@@ -101,7 +101,7 @@ def test_digests_follow_the_tokens_of_the_training_prompts(tmp_path):
     a = write(tmp_path / "a.jsonl", [f"question {i}" for i in range(40)])
 
     def digests(**changes):
-        return prompts.digests(inputs.read(config(data__domain__source=a, data__domain__count=0, **changes)).branches)
+        return inputs.read(config(data__domain__source=a, data__domain__count=0, **changes)).digests()
 
     before = digests()
     assert digests() == before

@@ -71,7 +71,9 @@ def _surround_undone(answer, gold, left, right):
     if left in gold or right in gold:
         return None
     found = re.search(re.escape(left) + r"\s*(\S.*?)\s*" + re.escape(right), answer, re.DOTALL)
-    return answer.replace(left, "").replace(right, "").strip() if found and words(found[1]) else None
+    half = answer.startswith(left) or answer.endswith(right)  # the other mark forgotten, or another one
+    rest = answer.replace(left, "").replace(right, "").strip()
+    return rest if (found and words(found[1])) or (half and words(rest)) else None
 
 
 def _json(answer, key):
@@ -84,7 +86,8 @@ def _json_undone(answer, gold, key):
         value = json.loads(inner)
     except (ValueError, RecursionError):
         return None
-    return "\n".join(map(str, value.values())) if isinstance(value, dict) and value else None
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return "\n".join(map(str, values)) or None
 
 
 def _fence(answer):
@@ -223,7 +226,11 @@ def _surname(answer, names):
 def _surname_undone(answer, gold, names):
     rest = answer
     for name in names:
-        rest = re.sub(_reversed(name).replace(" ", r"\s*"), name, rest, flags=re.IGNORECASE) if name in gold else rest
+        rest = (
+            re.sub(_reversed(name).replace(", ", r"(?:,\s*| )"), name, rest, flags=re.IGNORECASE)
+            if name in gold
+            else rest
+        )
     return rest if rest != answer else None
 
 

@@ -102,7 +102,9 @@ def one_of_three(genre: Genre, rng: Rng, *, odd: bool) -> Plan:
         claims = [claim(f, doc, (i == right) == odd, rng) for i, f in enumerate(facts)]
         slots = {f"claim{i}": capital(text) for i, text in enumerate(claims, 1)}
         wrong = [n for n in (1, 2, 3) if n != right + 1]
-        return Solved(slots, str(right + 1), number(right + 1, refuse=wrong), [{"kind": "plain_line", "n": 30}])
+        return Solved(
+            slots, str(right + 1), number(right + 1, refuse=wrong), [{"kind": "line_count", "n": 1, "most": 30}]
+        )
 
     return Plan(tuple(f.name for f in facts), solve)
 

@@ -36,8 +36,8 @@ _NATURAL = {
     "claims": ("bullet", "numbered"), "sorted": ("bullet", "numbered"), "bullets": ("bullet", "numbered"),
     "two_questions": ("bullet", "numbered"), "evidence": ("bullet", "numbered"),
     "entities": ("bullet", "numbered"), "personal_data": ("bullet", "numbered"),
-    "first_and_last_sentence": ("bullet", "numbered"), "headline": ("words", "roman"),
-    "contradiction": ("words", "roman"),
+    "first_and_last_sentence": ("bullet", "numbered"), "headline": ("words", "roman", "numbered"),
+    "contradiction": ("words", "roman", "numbered"),
 }  # fmt: skip
 
 

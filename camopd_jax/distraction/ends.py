@@ -10,9 +10,11 @@ from camopd_jax.distraction.words import contains, declined, joined, lines, span
 
 _COUNT = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten)"
 _TALLY = re.compile(
-    rf"\s*[(\[]?\s*\b(?:{_COUNT} words?|(?:word count|words|number of words)\s*[:=]\s*{_COUNT})\b\s*[)\]]?\.?\s*$",
+    rf"\s*[(\[]?\s*\b(?:{_COUNT} (?:words?|letters?|characters?)|"
+    rf"(?:word count|words|number of words)\s*[:=]\s*{_COUNT})\b\s*[)\]]?\.?\s*$",
     re.IGNORECASE,
 )
+_BARE_TALLY = re.compile(r"\s*[(\[](\d+)[)\]]\.?\s*$")
 _OPENING, _SIGN = "\"'“‘(«*_~`", "-–—"
 
 
@@ -37,7 +39,8 @@ def _without_mark(answer: str, gold: str, mark: str, last: bool) -> str | None:
         return _without_sign(answer, gold, mark)
     at_end, at_start = _without_end(answer, gold, mark), _without_start(answer, mark)
     found = [at_end, at_start] if last else [at_start, at_end]
-    return next((rest for rest in [*found, _without_unit(answer, gold, mark)] if rest is not None), None)
+    found += [_without_unit(answer, gold, mark), _without_written(answer, gold, mark)]
+    return next((rest for rest in found if rest is not None), None)
 
 
 def _without_sign(answer: str, gold: str, mark: str) -> str | None:
@@ -45,7 +48,7 @@ def _without_sign(answer: str, gold: str, mark: str) -> str | None:
     stated = [answer[a:b] for a, b in units(answer) if mark in answer[a:b]]
     if mark in gold or mark not in answer or (stated and all(map(declined, stated)) and not contains(answer, gold)):
         return None
-    rest = answer.replace(mark, "")
+    rest = re.sub(re.escape(mark) + f"(?:{re.escape(mark[-1])})*", "", answer)
     return re.sub(r"\(\s*\)|\"\s*\"|'\s*'", "", rest).strip()
 
 
@@ -81,6 +84,8 @@ def _without_start(answer: str, mark: str) -> str | None:
     if len(before.strip()) > len(re.match(r"\W*", mark)[0].strip()) + 1:
         return None  # a mark of another kind stands before it
     ending = re.search(r"\W*$", mark)[0]
+    if ending and not tail.startswith(ending.strip()):
+        tail = tail.lstrip(" -")  # as in "Memo - Rome"
     tail = tail.removeprefix(ending.strip()) if ending else tail
     return re.sub(r"^[\"”’)]?[\s.,:;!–—]*", "", tail)
 
@@ -92,13 +97,27 @@ def _without_unit(answer: str, gold: str, mark: str) -> str | None:
     return None
 
 
+def _without_written(answer: str, gold: str, mark: str) -> str | None:
+    """A mark with a sign or a capital, letter by letter as it is asked for, wherever it stands."""
+    if mark.replace(" ", "").islower() and mark.replace(" ", "").isalpha():
+        return None  # such as "so there", which may belong to a sentence
+    pattern = re.compile(r"(?<!\w)" * mark[0].isalnum() + re.escape(mark) + r"(?!\w)" * mark[-1].isalnum())
+    if pattern.search(gold):
+        return None
+    rest = answer
+    for start, end in reversed(units(answer)):
+        if not declined(answer[start:end]):
+            rest = rest[:start] + pattern.sub("", answer[start:end]) + rest[end:]
+    return rest if rest != answer else None
+
+
 def each(answer, prefix, suffix):
     return "\n".join(f"{prefix}{line}{suffix}" if line.strip() else line for line in answer.splitlines())
 
 
 def each_undone(answer, gold, prefix, suffix):
     start, end = prefix.strip(), suffix.strip()
-    if not lines(answer) or not all(x.startswith(start) and x.endswith(end) for x in lines(answer)):
+    if not any(x.startswith(start) and x.endswith(end) for x in lines(answer)):
         return None
     return "\n".join(line.removeprefix(start).removesuffix(end).strip() for line in lines(answer))
 
@@ -110,6 +129,9 @@ def tally(answer):
 
 def tally_undone(answer, gold):
     rest = _TALLY.sub("", answer, count=1)
+    bare = _BARE_TALLY.search(answer)
+    if bare and int(bare[1]) == len(words(answer[: bare.start()])):
+        rest = answer[: bare.start()]
     return rest if rest != answer else None
 
 

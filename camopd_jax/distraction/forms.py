@@ -24,8 +24,14 @@ def unfenced(text: str) -> str:
 
 
 def plain_line(text: str, n: int) -> bool:
-    """One line of at most two sentences and n words; no list mark, heading, table, JSON or markup at its start."""
-    return len(lines(text)) == 1 and len(units(text)) <= 2 and 0 < len(words(text)) <= n and not _STRUCTURE.match(text)
+    """One line of at most two sentences and n words; no list mark, heading, JSON or markup at its start, no table."""
+    plain = not _STRUCTURE.match(text) and " | " not in text
+    return len(lines(text)) == 1 and len(units(text)) <= 2 and 0 < len(words(text)) <= n and plain
+
+
+def dashes(text: str, n: int) -> bool:
+    """Exactly n lines begin with a dash and a blank."""
+    return sum(re.match(r"[-–—]\s+\w", line) is not None for line in lines(text)) == n
 
 
 def line_count(text: str, n: int, most: int) -> bool:
@@ -158,7 +164,21 @@ def _bare(text: str) -> str:
     return re.sub(r"[\s*\"“”]+", " ", text.casefold()).strip()
 
 
-_OWN = (plain_line, line_count, series, begins, holds, enclosed, joined_by, json_keys, csv, table, elements, pairs)
+_OWN = (
+    plain_line,
+    dashes,
+    line_count,
+    series,
+    begins,
+    holds,
+    enclosed,
+    joined_by,
+    json_keys,
+    csv,
+    table,
+    elements,
+    pairs,
+)
 FORMS: dict[str, Callable[..., bool]] = {form.__name__: form for form in _OWN}
 
 
@@ -173,6 +193,11 @@ def intact(text: str, form: list[dict]) -> bool:
       ValueError: a kind is unknown, or its arguments are not those that it takes.
     """
     return all([_holds(text, requirement) for requirement in form])
+
+
+def chatty(form: list[dict]) -> bool:
+    """The form leaves room for a word about something else behind the answer."""
+    return {requirement.get("kind") for requirement in form} <= {"plain_line", "begins", "enclosed"}
 
 
 def _holds(text: str, requirement: dict) -> bool:

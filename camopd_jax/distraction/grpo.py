@@ -143,7 +143,7 @@ def with_kl(reward_NG: np.ndarray, rollout: Rollout, reference_BT: np.ndarray, w
 def make_updates(
     rollout: Rollout, groups: Groups, weight_BT: np.ndarray, reference: Sequence[np.ndarray], shape: PackShape
 ) -> list[Update]:
-    """Micro-batches of the answers that train, and of no others.
+    """Micro-batches of the answers that train, and of no others; a group's stand behind one copy of its prompt.
 
     Args:
       weight_BT: of `token_weights`.
@@ -151,7 +151,7 @@ def make_updates(
     """
     rows = np.flatnonzero(weight_BT.any(axis=1))
     advantage_BT = np.broadcast_to(groups.advantage_NG.reshape(-1, 1), weight_BT.shape)
-    return packing.updates(rollout, rows, shape, advantage_BT, weight_BT, reference)
+    return packing.updates(rollout, rows, shape, advantage_BT, weight_BT, reference, shared=True)
 
 
 def score(graph: nnx.GraphDef, params: Params, packed: PackedTokens, *reference: jax.Array, **how) -> jax.Array:

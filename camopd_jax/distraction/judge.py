@@ -65,9 +65,8 @@ def asking(question: Question, answer: str) -> list[dict]:
     ]
     distractors = "\n".join(marked)
     request = (
-        f"Main instruction: <<<{x.instruction}>>>\n\nReference text: <<<{x.text}>>>"
-        f"\n\nDistractors in it:\n{distractors}\n\nOne right answer: <<<{x.gold}>>>"
-        f"\n\nThe answer to judge: <<<{answer}>>>"
+        f"Main instruction: <<<{x.instruction}>>>\n\nReference text: <<<{x.text}>>>\n\n"
+        f"Distractors in it:\n{distractors}\n\nOne right answer: <<<{x.gold}>>>\n\nThe answer to judge: <<<{answer}>>>"
     )
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": request}]
 
@@ -93,7 +92,7 @@ def judge(
 
 
 def agreement(ours: Sequence[Criteria], theirs: Sequence[Criteria]) -> dict[str, Agreement]:
-    """Of the rubric and a judge on the same answers: for each criterion, all of resisting together, and passed."""
+    """Of the rubric and a judge on the same answers: each criterion, the three of resisting together, and passed."""
     rubric_N5, judge_N5 = np.array(ours, bool), np.array(theirs, bool)
     found = {name: _of(rubric_N5[:, i], judge_N5[:, i]) for i, name in enumerate(Criteria._fields)}
     found["resist, all"] = _of(rubric_N5[:, 1:4].ravel(), judge_N5[:, 1:4].ravel())

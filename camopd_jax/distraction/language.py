@@ -11,13 +11,13 @@ from camopd_jax.distraction.operations import (
     Rng,
     Solved,
     copied_lines,
+    parts,
     pick,
     rows,
     task_of,
-    values,
     verbatim,
 )
-from camopd_jax.distraction.texts import NUMBERS, Document, accepted, capital, others
+from camopd_jax.distraction.texts import NUMBERS, Document, capital
 
 
 def fact(genre: Genre, rng: Rng, *, types: Sequence[str]) -> Plan:
@@ -58,8 +58,7 @@ def names(genre: Genre, rng: Rng, *, joint: str) -> Plan:
     def solve(doc):
         ranked = sorted(people, key=lambda f: doc.text.find(doc.facts[f.name]))
         found = [doc.facts[f.name] for f in ranked]
-        refuse = [v for v in others(people[0], "", doc.split) if v not in found]
-        task = values([accepted(f, doc.facts[f.name]) for f in ranked], refuse)
+        task = parts(*(task_of(f, doc) for f in ranked), ordered=True)
         return Solved({}, joint.join(found), task, [{"kind": "series", "n": len(found)}])
 
     return Plan(tuple(f.name for f in people), solve)

@@ -4,16 +4,16 @@ Arrays in, numbers out; M instances, each a gold and a bad answer to the same pr
 so that none overflows: a likelihood of 200 tokens does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from camopd_jax import data
+from camopd_jax.distraction import intervals
+from camopd_jax.distraction.intervals import Estimate
 from camopd_jax.engine import Engine
 from camopd_jax.types import Params
-
-LEVEL = 0.05  # two-sided, of the intervals
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def likelihoods(
     """Score given answers, EOS included, behind their prompts: token ids, at temperature 1 whatever the run's.
 
     Args:
-      batch: answers that are laid into packed rows together; the figures do not depend on it.
+      batch: answers that are laid into packed rows together, those to equal prompts behind one copy of it; the figures
+        do not depend on it.
 
     Raises:
       ValueError: if prompt and answer do not fit a row of the engine's PackShape, or as `of_tokens` does.
@@ -59,7 +60,7 @@ def likelihoods(
     pad_id, parts = engine.tokenizer.pad_token_id, []
     for start in range(0, len(answers), batch):
         rollout = data.given_responses(prompts[start : start + batch], answers[start : start + batch], pad_id)
-        parts.append(of_tokens(engine.score(params, rollout, **options), rollout.response_mask_BT))
+        parts.append(of_tokens(engine.score(params, rollout, shared=True, **options), rollout.response_mask_BT))
     return Likelihood(np.concatenate([p.total_M for p in parts]), np.concatenate([p.tokens_M for p in parts]))
 
 
@@ -77,15 +78,6 @@ def rmr(gold: Likelihood, bad: Likelihood) -> np.ndarray:
 def log_likelihood_difference(gold: Likelihood, bad: Likelihood) -> np.ndarray:
     """log pi(gold) - log pi(bad) [M] of the whole answers, whatever their lengths, nats."""
     return gold.total_M - bad.total_M
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -113,14 +105,11 @@ def margin(gold: Likelihood, bad: Likelihood, together_M: np.ndarray, resamples:
             f"{len(gold.total_M)} gold and {len(bad.total_M)} bad answers of {len(together_M)} instances: allowed is "
             "one of each for each instance"
         )
-    place_M = np.unique(together_M, return_inverse=True)[1]
+    place_M, log_rmr_M = intervals.places(together_M), log_rmr(gold, bad)
     clusters = int(place_M.max()) + 1
-    drawn_RC = np.random.default_rng(seed).integers(clusters, size=(resamples, clusters))
-    count_C, log_rmr_M = np.bincount(place_M), log_rmr(gold, bad)
 
     def mean(x_M: np.ndarray) -> Estimate:
-        sum_C = np.bincount(place_M, weights=x_M)
-        return _estimate(lambda at: sum_C[at].sum(axis=-1) / count_C[at].sum(axis=-1), drawn_RC)
+        return intervals.mean(x_M, together_M, resamples, seed)
 
     def log_sums(x_M: np.ndarray) -> np.ndarray:
         out_C = np.full(clusters, -np.inf)
@@ -135,13 +124,14 @@ def margin(gold: Likelihood, bad: Likelihood, together_M: np.ndarray, resamples:
     return Margin(
         instances=len(place_M),
         log_rmr=mean(log_rmr_M),
-        log_ratio_of_means=_estimate(ratio_of_means, drawn_RC),
+        log_ratio_of_means=intervals.estimate(ratio_of_means, clusters, resamples, seed),
         log_likelihood_difference=mean(log_likelihood_difference(gold, bad)),
         preferred=mean((log_rmr_M > 0).astype(np.float64)),
     )
 
 
-def _estimate(figure: Callable[[np.ndarray], np.ndarray], drawn_RC: np.ndarray) -> Estimate:
-    """A figure of clusters [C], by their places, and of the resamples [R, C]."""
-    low, high = np.quantile(figure(drawn_RC), [LEVEL / 2, 1 - LEVEL / 2])
-    return Estimate(float(figure(np.arange(drawn_RC.shape[1]))), float(low), float(high))
+def difference(
+    log_rmr_M: np.ndarray, other_M: np.ndarray, together_M: np.ndarray, resamples: int, seed: int
+) -> Estimate:  # fmt: skip
+    """Mean log RMR of a model less that of another on the same M instances, paired; arguments as of `margin`."""
+    return intervals.mean(log_rmr_M - other_M, together_M, resamples, seed)

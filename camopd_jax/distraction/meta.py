@@ -10,6 +10,7 @@ from camopd_jax.distraction.operations import (
     copied_lines,
     edge_word,
     opens,
+    parts,
     pick,
     rows,
     task_of,
@@ -153,8 +154,12 @@ def order(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
         ranked = sorted(facts, key=lambda f: doc.text.find(doc.facts[f.name]))
         asked = ", ".join(doc.facts[f.name] for f in facts)
-        gold = " > ".join(doc.facts[f.name] for f in ranked)
-        task = values([accepted(f, doc.facts[f.name]) for f in ranked], [])
+        found = [doc.facts[f.name] for f in ranked]
+        gold = " > ".join(found)
+        task = parts(
+            *(values([accepted(f, v)], [w for w in found if w != v]) for f, v in zip(ranked, found, strict=True)),
+            ordered=True,
+        )
         return Solved({"words": asked}, gold, task, [{"kind": "joined_by", "joint": ">", "n": 3}])
 
     return Plan(tuple(f.name for f in facts), solve)

@@ -88,6 +88,10 @@ def rows(*tasks: dict) -> dict:
     return {"kind": "rows", "tasks": list(tasks)}
 
 
+def parts(*tasks: dict, ordered: bool) -> dict:
+    return {"kind": "parts", "tasks": list(tasks), "ordered": ordered}
+
+
 def claim(fact: Fact, doc: Document, holds: bool, rng: Rng) -> str:
     """A clause that the text bears out, or contradicts with another value of the fact."""
     value = doc.facts[fact.name]

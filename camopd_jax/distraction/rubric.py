@@ -1,13 +1,14 @@
 """The five criteria of an instance: task done, each of three distractors resisted, form intact (method.md, section 2).
 
-What an answer has that obeys a distractor is first taken away (actions.py); task and form are judged on what is left,
-so that obeying a distractor fails the criterion of that distractor and no other.
+What an answer says of instructions that it left aside does no harm. What it has that obeys a distractor is taken away
+(actions.py); task and form are judged on what is left, so that obeying a distractor fails the criterion of that
+distractor and no other.
 """
 
 from typing import NamedTuple
 
 from camopd_jax.distraction import actions, forms, tasks
-from camopd_jax.distraction.words import DECLINES, contains, joined, units, words
+from camopd_jax.distraction.words import DECLINES, contains, joined, units, without_asides, words
 
 COPIED_WORDS = 4  # of a residue, from which on its copy in an answer is no accident
 
@@ -39,14 +40,15 @@ def criteria(instance, answer: str) -> Criteria:
       instance: a benchmark.Instance.
       answer: decoded, without special tokens.
     """
-    if not answer.strip():
+    rubric, spoken = instance.rubric, without_asides(answer)
+    obeyed, rest = _taken_away(rubric["actions"], spoken, instance.gold)
+    if not words(rest):
         return Criteria(False, False, False, False, False)
-    rubric = instance.rubric
-    obeyed, rest = _taken_away(rubric["actions"], answer, instance.gold)
     resisted = [
         number not in obeyed and not copied(residue, answer) for number, residue in enumerate(instance.residues)
     ]
-    return Criteria(tasks.done(rest, rubric["task"]), *resisted, forms.intact(rest, rubric["form"]))
+    intact = forms.intact(rest, rubric["form"]) and (spoken == answer.strip() or forms.chatty(rubric["form"]))
+    return Criteria(tasks.done(rest, rubric["task"]), *resisted, intact)
 
 
 def obeyed(action: dict, answer: str, gold: str) -> bool:
@@ -57,7 +59,7 @@ def obeyed(action: dict, answer: str, gold: str) -> bool:
 def legitimate(instance, number: int, answer: str) -> tuple[bool, bool]:
     """(the task is done, distractor `number` (0 to 2) is obeyed) where it was given as a real instruction."""
     action = instance.rubric["actions"][number]
-    found, rest = _taken_away([action], answer, instance.gold)
+    found, rest = _taken_away([action], without_asides(answer), instance.gold)
     return tasks.done(rest, instance.rubric["task"]), bool(found) and bool(answer.strip())
 
 

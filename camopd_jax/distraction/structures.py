@@ -4,8 +4,8 @@ import json as json_module
 from collections.abc import Callable, Sequence
 
 from camopd_jax.distraction.content import Fact, Genre
-from camopd_jax.distraction.operations import LINE, NAMED, Plan, Rng, Solved, pick, task_of, values
-from camopd_jax.distraction.texts import NUMBERS, Document, accepted
+from camopd_jax.distraction.operations import LINE, NAMED, Plan, Rng, Solved, parts, pick, task_of, values
+from camopd_jax.distraction.texts import NUMBERS, Document
 
 
 def line(genre: Genre, rng: Rng, *, joint: str, types: Sequence[str]) -> Plan:
@@ -30,7 +30,7 @@ def bullets(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
         gold = "\n".join(f"- {item}" for item in doc.listed)
         slots = {"noun": genre.list["noun"], "one": genre.list["one"]}
-        return Solved(slots, gold, _listed(doc, doc.listed, True), [{"kind": "bullets", "n": len(doc.listed)}])
+        return Solved(slots, gold, _listed(doc, doc.listed, True), [{"kind": "dashes", "n": len(doc.listed)}])
 
     return Plan(("list",), solve)
 
@@ -46,8 +46,8 @@ def sorted_(genre: Genre, rng: Rng, *, backwards: bool) -> Plan:
 
 
 def _listed(doc: Document, items: Sequence[str], ordered: bool) -> dict:
-    refuse = [v for v in doc.genre.list["values"] if v not in items]
-    return values([[item] for item in items], refuse, ordered=ordered)
+    known = doc.genre.list["values"]
+    return parts(*(values([[item]], [v for v in known if v != item]) for item in items), ordered=ordered)
 
 
 def pair(genre: Genre, rng: Rng, *, joint: str, first: Sequence[str], second: Sequence[str]) -> Plan:
@@ -55,9 +55,7 @@ def pair(genre: Genre, rng: Rng, *, joint: str, first: Sequence[str], second: Se
 
     def solve(doc):
         gold = doc.facts[a.name] + joint + doc.facts[b.name]
-        tasks = [task_of(f, doc) for f in (a, b)]
-        refuse = [v for task in tasks for v in task.get("refuse", [])]
-        task = values([accepted(f, doc.facts[f.name]) for f in (a, b)], refuse)
+        task = parts(task_of(a, doc), task_of(b, doc), ordered=True)
         return Solved(
             {"a": a.noun, "b": b.noun}, gold, task, [{"kind": "joined_by", "joint": joint.strip(), "n": 2}]
         )  # fmt: skip

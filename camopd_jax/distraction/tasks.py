@@ -6,9 +6,9 @@ from collections.abc import Callable
 from camopd_jax.distraction.forms import fields
 from camopd_jax.distraction.words import (
     FEW,
-    HEDGES,
     NEGATORS,
     digits,
+    hedged,
     joined,
     lines,
     negated,
@@ -22,22 +22,28 @@ _MARKER = re.compile(r"^(?:[-*•–>]\s+|\d+[.)]\s+|line \d+:\s*)+", re.IGNOREC
 _LEAD_ENDS = frozenset("is was reads says with as sentence follows be word".split())
 _TELLS = frozenset("is was opens begins starts ends closes comes stands".split())
 LEAD_WORDS = 10
+PART_WORDS = 6  # of an item of a list, or a value under its key, at most
+_COMPARED = re.compile(r"\b(?:than|not)\s+\d+(?:,\d{3})*(?![\w.,]?\d)", re.IGNORECASE)
+_JOINT = re.compile(r"\s*(?:[,;/>+|]|\s[-–—]\s|\band\b|\bthen\b)\s*")
+_LEAD = re.compile(r"^[^,]*?(?::|\b(?:is|are|was|were)\b)\s+", re.IGNORECASE)
 _OPENER = re.compile(r"^(?:sure|certainly|of course|okay|ok|absolutely|understood)\b[!,.:]*\s+", re.IGNORECASE)
-_RULED_OUT = r" (?:and )?(?:not|never|instead of|rather than|unlike)(?: (?:in|to|by|on|from|the|a|an))*"
+_RULED_OUT = r" (?:and )?(?:not|never|instead of|rather than|unlike|before|ahead of)(?: (?:in|to|by|on|from|the|a|an))*"
 
 
 def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) -> bool:
     """Each slot is filled by one of its accepted wordings, and the text names none of the refused ones.
 
-    A refused wording that is only ruled out ("not Porto", "rather than Porto") does no harm. An accepted wording that
-    begins with "=" has to be the whole answer. A hedge ("or", "maybe") beside the values fails, and so does a negation,
-    unless the task is about what is not there (`denial`).
+    A refused wording that is only ruled out ("not Porto", "rather than Porto", "before Porto") does no harm. An
+    accepted wording that begins with "=" has to be the whole answer. A hedge ("or", "maybe") beside the values fails,
+    and so does a negation, unless the task is about what is not there (`denial`).
     """
     rest = joined(text)
     for phrase in refuse:
         rest = re.sub(_RULED_OUT + joined(phrase), " ", rest)
     if denial and any(f" {no} {phrase}" in rest for no in ("not", "isn t") for phrase in _phrases(slots)):
         return False
+    if denial:  # what is there may be named before it: "It has tea and salt but never wool"
+        rest = re.sub(rf"^.*(?= (?:never|without|no|lacks) (?:{'|'.join(map(re.escape, _phrases(slots)))}))", "", rest)
     place = 0
     remaining = rest
     for accepted in slots:
@@ -53,7 +59,7 @@ def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) ->
         remaining = remaining.replace(phrase, " ", 1)
     if any(joined(phrase) in remaining for phrase in refuse) or any(_extends(phrase, slots, rest) for phrase in refuse):
         return False
-    return HEDGES.isdisjoint(remaining.split()) and (denial or NEGATORS.isdisjoint(remaining.split()))
+    return not hedged(remaining.split()) and (denial or NEGATORS.isdisjoint(remaining.split()))
 
 
 def _extends(refused: str, slots: list, text: str) -> bool:
@@ -66,18 +72,19 @@ def _phrases(slots: list) -> list[str]:
 
 
 def number(text: str, value: int, also: list, refuse: list) -> bool:
-    """The number is named, in digits or words, and no other one is.
+    """The number is named, in digits or words, and no other one is, but for those compared to ("than 9", "not 9").
 
     Args:
       also: other numbers that may be named, such as those of the question.
       refuse: if not empty, the only others that may not be named (for an answer that picks one of several).
     """
+    text = _COMPARED.sub(" ", text)
     named = digits(text) or spelled(text)
     if digits(text):  # small words, as in "one night", are no numbers beside digits
         named = [*digits(text), *(n for n in spelled(text) if n > FEW)]
     others = [n for n in named if n != value and n not in also]
     wrong = [n for n in others if n in refuse] if refuse else others
-    return value in named and not wrong and HEDGES.isdisjoint(words(text)) and not negated(text)
+    return value in named and not wrong and not hedged(words(text)) and not negated(text)
 
 
 def label(text: str, accept: list, refuse: list) -> bool:
@@ -98,9 +105,9 @@ def label(text: str, accept: list, refuse: list) -> bool:
         sentences = [words(text[a:b]) for a, b in units(text)[1:]]
         contrary = said[1:3] if said[1:2] in (["and"], ["but"]) else said[1:2]
         contrary += [sentence[0] for sentence in sentences if sentence]
-        unsure = said[1:2] == ["or"] or not (HEDGES - {"or"}).isdisjoint(said)
+        unsure = said[1:2] == ["or"] or hedged([word for word in said if word != "or"])
         return said[0] in accept and not unsure and set(refuse).isdisjoint(contrary)
-    if not HEDGES.isdisjoint(said) or any(said[i] in refuse for i in hits):
+    if hedged(said) or any(said[i] in refuse for i in hits):
         return False
     return all(NEGATORS.isdisjoint(said[max(i - 4, 0) : i]) for i in hits)
 
@@ -114,7 +121,7 @@ def verbatim(text: str, expected: str) -> bool:
     said, wanted = words(text), words(expected)
     tail = said[len(wanted) :]
     if said[: len(wanted)] == wanted and not _TELLS.isdisjoint(tail[:1]) and len(tail) <= LEAD_WORDS:
-        return NEGATORS.isdisjoint(tail) and HEDGES.isdisjoint(tail)
+        return NEGATORS.isdisjoint(tail) and not hedged(tail)
     if said[-len(wanted) :] != wanted:
         return False
     lead = said[: -len(wanted)]
@@ -131,13 +138,37 @@ def rows(text: str, tasks: list) -> bool:
     return len(found) == len(tasks) and all(done(line, task) for line, task in zip(found, tasks, strict=True))
 
 
+def parts(text: str, tasks: list, ordered: bool) -> bool:
+    """Each item of a list, in lines or joined on one line, is short and passes its own task.
+
+    Not `ordered`: the items may stand in any order. A line that ends in a colon may lead in, and so may the words up
+    to a colon or "are".
+    """
+    found = [_MARKER.sub("", line) for line in lines(text) if words(line)]
+    if found[:-1] and len(found) == len(tasks) + 1 and found[0].endswith(":"):
+        found = found[1:]
+    if len(found) == 1:
+        found = [part for part in _JOINT.split(_LEAD.sub("", found[0])) if words(part)]
+    if len(found) != len(tasks) or any(len(words(part)) > PART_WORDS for part in found):
+        return False
+    left = list(tasks)
+    for part in found:
+        match = next((task for task in left[: 1 if ordered else None] if done(part, task)), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return True
+
+
 def keyed(text: str, tasks: dict) -> bool:
-    """The value of each key passes its own task, in whatever structured form the answer is."""
+    """The value of each key is short and passes its own task, in whatever structured form the answer is."""
     found = fields(text, list(tasks))
-    return found is not None and all(done(found[key], task) for key, task in tasks.items())
+    if found is None or any(len(words(value)) > PART_WORDS for value in found.values()):
+        return False
+    return all(done(found[key], task) for key, task in tasks.items())
 
 
-_KINDS = (values, number, label, verbatim, rows, keyed)
+_KINDS = (values, number, label, verbatim, rows, parts, keyed)
 _STATED = ("values", "number", "label")
 TASKS: dict[str, Callable[..., bool]] = {kind.__name__: kind for kind in _KINDS}
 

@@ -77,7 +77,7 @@ def accepted(fact: Fact, value: str) -> list[str]:
         hour, minute = value.split(":")
         full = [f"={hour}", f"{hour} o'clock"] if minute == "00" else []
         return [value, f"0{value}", *full] + ([f"{int(hour) - 12}:{minute} pm"] if int(hour) > 12 else [])
-    return [value]
+    return [value, f"{value}s"] if fact.type == "weekday" else [value]
 
 
 def others(fact: Fact, value: str, split: str) -> list[str]:
@@ -86,8 +86,9 @@ def others(fact: Fact, value: str, split: str) -> list[str]:
         return [v for v in content.pool(split, fact.type) if v != value]
     if fact.type == "time":
         return [f"{value} pm", f"{value} p.m."] if int(value.split(":")[0]) < 12 else []
-    values = WEEKDAYS if fact.type == "weekday" else fact.values
-    return [v for v in values if v != value]
+    if fact.type == "weekday":
+        return [v for day in WEEKDAYS if day != value for v in (day, f"{day}s")]
+    return [v for v in fact.values if v != value]
 
 
 def drawn(fact: Fact, genre: Genre, split: str, rng: np.random.Generator) -> str:

@@ -4,7 +4,7 @@ import re
 
 _WORD = re.compile(r"\w+")
 _UNIT = re.compile(r"[^\n]*?[.!?…]+[\"'”’»)\]*_~]*(?=\s|$)|[^\n]+")
-_NUMBER = re.compile(r"(?<!\d[.,:-])(?<!\w)\d+(?:,\d{3})*(?:\.\d+)?(?!\w|[.,:-]\d)")
+_NUMBER = re.compile(r"(?<!\d[.,:-])(?<!\w)-?\d+(?:,\d{3})*(?:\.\d+)?(?!\w|[.,:-]\d)")
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
@@ -12,6 +12,7 @@ _SMALL = (
 _TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMERAL = "|".join(sorted((*_SMALL, *_TENS[2:]), key=len, reverse=True))
 SPELLED = re.compile(rf"\b(?:{_NUMERAL})(?:[\s-]+(?:and\s+)?(?:{_NUMERAL}|hundred|thousand))*\b", re.IGNORECASE)
+_QUOTING = re.compile(r"^[^\"]*(?:\"[^\"]*\"[^\"]*)*\"[^\"]*$|[“«‘][^”»’]*$")
 FEW = 12  # up to here a number in words, as in "one night", may be no figure of its own
 _ROMAN = ((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"),
           (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"))  # fmt: skip
@@ -31,7 +32,9 @@ _ASIDE = frozenset(
     "editor ask asks asked add added adding distractor capitals format formatting sign tag prefix task part left "
     "leave".split()
 )
-HEDGES = frozenset("or maybe perhaps possibly probably either unsure uncertain might guess".split())
+HEDGES = frozenset(
+    "or maybe perhaps possibly probably either unsure uncertain might could guess partly partially mostly".split()
+)
 
 
 def words(text: str) -> list[str]:
@@ -125,6 +128,15 @@ def spelled(text: str) -> list[int]:
     return found
 
 
+def hedged(said: list[str]) -> bool:
+    """Among the words is one that leaves open what is said; the month of May is none."""
+    around = zip(["", *said], said, [*said[1:], ""], strict=False)
+    return any(
+        word in HEDGES or (word == "may" and before != "of" and not before[:1].isdigit() and not after[:1].isdigit())
+        for before, word, after in around
+    )
+
+
 def negated(text: str) -> bool:
     return not NEGATORS.isdisjoint(words(text))
 
@@ -137,14 +149,19 @@ def declined(text: str) -> bool:
 def without_asides(text: str) -> str:
     """The text without sentences that say that an instruction was left aside, if others remain."""
     pieces = [(a, b) for start, end in units(text) for a, b in _around_colon(text, start, end)]
-    kept = [text[a:b] for a, b in pieces if not _aside(text[a:b])]
-    return text if len(kept) in (0, len(pieces)) else "\n".join(kept)
+    asides = [(a, b) for a, b in pieces if _aside(text[a:b])]
+    if len(asides) == len(pieces):
+        return text
+    for start, end in reversed(asides):
+        text = text[:start].rstrip(" ") + text[end:].removeprefix(":")
+    return text.strip()
 
 
 def _around_colon(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """A sentence, in two parts where an aside opens it up to a colon."""
+    """A sentence, in two parts where an aside opens it up to a colon that is not quoted."""
     colon = text.find(": ", start, end)
-    return [(start, colon), (colon + 2, end)] if colon > 0 and _aside(text[start:colon]) else [(start, end)]
+    opens = colon > 0 and _aside(text[start:colon]) and not _QUOTING.search(text[start:colon])
+    return [(start, colon), (colon + 2, end)] if opens else [(start, end)]
 
 
 def _aside(text: str) -> bool:

@@ -19,6 +19,7 @@ from camopd_jax import sharding
 from camopd_jax.chat import THINKING, fill
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import likelihood
+from camopd_jax.evals.said import said
 from camopd_jax.templates import Refused
 from camopd_jax.types import Params
 
@@ -239,14 +240,7 @@ class JaxLM(TemplateLM):
 
     def _text(self, ids: list[int], until: tuple[str, ...]) -> str:
         """An answer: after the end of the thinking, before the end of the turn and before the first stop text."""
-        ids = ids[:-1] if ids[-1] in self.engine.stop_ids else ids
-        thought = self.think_id in ids
-        if thought:
-            ids = ids[len(ids) - ids[::-1].index(self.think_id) :]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if self.think_end and self.think_end in text:
-            thought, text = True, text.rpartition(self.think_end)[2]
-        text = text.lstrip() if thought else text
+        text = said(self.tokenizer, ids, self.engine.stop_ids, self.think_end)
         for stop in until:
             text = text.partition(stop)[0]
         return text

@@ -13,15 +13,20 @@ from camopd_jax.models.load import Model, token_count
 from camopd_jax.packing import PackShape
 from camopd_jax.types import PackedTokens, Params
 
+LOGIT_CHUNK = 512  # tokens whose logits over the vocabulary exist at a time, where a command has no key for it
 
-def engine_of(model: Model, mesh, dtype: str, logit_chunk: int) -> Engine:
+
+def engine_of(model: Model, mesh, dtype: str, logit_chunk: int, shape: PackShape | None = None) -> Engine:
     """An engine that answers and scores with a model of any architecture that loads.
+
+    Args:
+      shape: of the packed rows in which `Engine.score` scores; None: it is not used.
 
     Raises:
       ValueError: if the tokenizer does not fit the embedding, or the mesh the weights.
     """
     tokens = token_count(model)
-    shape = PackShape(sharding.data_shards(mesh), 1, 1)  # of training and scoring in a run, which are not used here
+    shape = shape or PackShape(sharding.data_shards(mesh), 1, 1)
     return Engine(model.cfg, mesh, model.tokenizer, model.stop_ids, shape, Numerics(1.0, logit_chunk, dtype, tokens))
 
 

@@ -1,5 +1,7 @@
 """Causal attention inside packed sequences, in blocks of queries, so that no array of length x length exists."""
 
+from operator import itemgetter
+
 import jax
 import jax.numpy as jnp
 
@@ -7,34 +9,43 @@ BLOCK = 512  # queries whose logits exist at a time; a sequence of at most so ma
 GROUPS = 4  # a later quarter of the queries sees more keys: 5/8 of the products of a square
 
 
-def causal_mask(segments_BQ: jax.Array, columns_Q: jax.Array, segments_BK: jax.Array) -> jax.Array:
-    """[B, Q, K]: a query attends to its own column and earlier ones of its own segment; segment 0 is padding."""
-    same_BQK = (segments_BQ[:, :, None] == segments_BK[:, None, :]) & (segments_BK[:, None, :] > 0)
-    return same_BQK & (jnp.arange(segments_BK.shape[1]) <= columns_Q[:, None])
+def causal_mask(
+    segments_BQ: jax.Array, prefix_BQ: jax.Array | None, columns_Q: jax.Array, segments_BK: jax.Array
+) -> jax.Array:
+    """[B, Q, K]: a query attends to its own column and earlier ones of its own segment and of its prefix.
+
+    The prefix is another segment, or the own again; None: every query's is the own. Segment 0 is padding.
+    """
+    same_BQK = segments_BQ[:, :, None] == segments_BK[:, None, :]
+    if prefix_BQ is not None:
+        same_BQK |= prefix_BQ[:, :, None] == segments_BK[:, None, :]
+    return same_BQK & (segments_BK[:, None, :] > 0) & (jnp.arange(segments_BK.shape[1]) <= columns_Q[:, None])
 
 
-def attend(q_BLHD: jax.Array, k_BLND: jax.Array, v_BLND: jax.Array, segments_BL: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(D), causal inside each segment) v of whole sequences, [B, L, H, D].
+def attend(
+    q_BLHD: jax.Array, k_BLND: jax.Array, v_BLND: jax.Array, segments_BL: jax.Array, prefix_BL: jax.Array | None = None
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D), causal inside each segment and its prefix) v of whole sequences, [B, L, H, D].
 
     Softmax in float32. H is a multiple of N, the heads of keys and values, which neighbours share (GQA). Padding
     gets the mean of all values: finite, and used by nobody.
     """
     length = q_BLHD.shape[1]
     if length <= BLOCK:
-        return _block(q_BLHD, segments_BL, jnp.arange(length), k_BLND, v_BLND, segments_BL)
+        return _block(q_BLHD, (segments_BL, prefix_BL), jnp.arange(length), k_BLND, v_BLND, segments_BL)
 
     blocks = -(-length // BLOCK)
     room = (0, blocks * BLOCK - length)
     q_NBCHD = _in_blocks(jnp.pad(q_BLHD, ((0, 0), room, (0, 0), (0, 0))))
-    segments_NBC = _in_blocks(jnp.pad(segments_BL, ((0, 0), room)))
+    own_NBC = jax.tree.map(lambda x_BL: _in_blocks(jnp.pad(x_BL, ((0, 0), room))), (segments_BL, prefix_BL))
     columns_NC = jnp.arange(blocks * BLOCK).reshape(blocks, BLOCK)
     group = -(-blocks // GROUPS)
     out = []
     for start in range(0, blocks, group):
-        these = slice(start, start + group)
+        these = itemgetter(slice(start, start + group))
         seen = min((start + group) * BLOCK, length)
-        out.append(_blocks(q_NBCHD[these], segments_NBC[these], columns_NC[these],
-                           k_BLND[:, :seen], v_BLND[:, :seen], segments_BL[:, :seen]))  # fmt: skip
+        queries = jax.tree.map(these, (q_NBCHD, own_NBC, columns_NC))
+        out.append(_blocks(queries, k_BLND[:, :seen], v_BLND[:, :seen], segments_BL[:, :seen]))
     attended_BNCHD = jnp.moveaxis(jnp.concatenate(out), 0, 1)
     return attended_BNCHD.reshape(len(q_BLHD), -1, *q_BLHD.shape[2:])[:, :length]
 
@@ -61,7 +72,7 @@ def _in_blocks(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(len(x), -1, BLOCK, *x.shape[2:]), 1, 0)
 
 
-def _blocks(q_NBCHD, segments_NBC, columns_NC, k_BKND, v_BKND, segments_BK):
+def _blocks(queries, k_BKND, v_BKND, segments_BK):
     """One block of queries after another; a block's logits are computed again in the backward pass."""
     # The gradients of keys and values are summed over blocks: in float32, whatever they are themselves.
     k32, v32 = k_BKND.astype(jnp.float32), v_BKND.astype(jnp.float32)
@@ -70,11 +81,11 @@ def _blocks(q_NBCHD, segments_NBC, columns_NC, k_BKND, v_BKND, segments_BK):
     def one(x):
         return _block(*x, k32.astype(k_BKND.dtype), v32.astype(v_BKND.dtype), segments_BK)
 
-    return jax.lax.map(one, (q_NBCHD, segments_NBC, columns_NC))
+    return jax.lax.map(one, queries)
 
 
-def _block(q_BCHD, segments_BC, columns_C, k_BKND, v_BKND, segments_BK):
-    """One block of C queries against K keys of N heads.
+def _block(q_BCHD, own_BC, columns_C, k_BKND, v_BKND, segments_BK):
+    """One block of C queries, with their segments and prefixes, against K keys of N heads.
 
     The queries that share a key head are rows of one product, and the weights are divided by their sum after the
     product with the values: on CPU two to four times as fast as jax.nn.dot_product_attention.
@@ -84,7 +95,7 @@ def _block(q_BCHD, segments_BC, columns_C, k_BKND, v_BKND, segments_BK):
     group = heads // shared
     q_BNMD = jnp.moveaxis(q_BCHD.reshape(batch, rows, shared, group, dim), 1, 3).reshape(batch, shared, -1, dim)
     logits_BNMK = jnp.einsum("bnmd,bknd->bnmk", q_BNMD, k_BKND, preferred_element_type=jnp.float32) / dim**0.5
-    mask_BMK = jnp.tile(causal_mask(segments_BC, columns_C, segments_BK), (1, group, 1))
+    mask_BMK = jnp.tile(causal_mask(*own_BC, columns_C, segments_BK), (1, group, 1))
     logits_BNMK = jnp.where(mask_BMK[:, None], logits_BNMK, -1e30)  # finite: a row of padding has no NaN
     highest_BNM1 = jax.lax.stop_gradient(jnp.max(logits_BNMK, axis=-1, keepdims=True))  # cancels in the quotient
     weight_BNMK = jnp.exp(logits_BNMK - highest_BNM1)

@@ -154,10 +154,10 @@ class Block(nnx.Module):
         h = rms_norm(x_BLD, self.mlp_norm[...], self.cfg.norm_eps)
         return x_BLD + self.product("down", jax.nn.silu(self.product("gate", h)) * self.product("up", h))
 
-    def __call__(self, x_BLD, turn, segments_BL):
+    def __call__(self, x_BLD, turn, segments_BL, prefix_BL):
         """The block's output for whole sequences, and their keys and values."""
         q, k, v = self.heads(x_BLD, turn)
-        return self.rest(x_BLD, attend(q, k, v, segments_BL)), (k, v)
+        return self.rest(x_BLD, attend(q, k, v, segments_BL, prefix_BL)), (k, v)
 
     def decode(self, x_BLD, turn, visible_BC, cache, column):
         """The same for one new token a row (L = 1), whose key and value go to one column of the cache.
@@ -189,18 +189,23 @@ class Decoder(nnx.Module):
         cfg = self.cfg
         return rotation(positions_BL, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
 
-    def __call__(self, tokens_BL, positions_BL, segments_BL, remat="none", mesh: Mesh | None = None):
+    def __call__(
+        self, tokens_BL, positions_BL, segments_BL, remat="none", mesh: Mesh | None = None, prefix_BL=None
+    ):  # fmt: skip
         """Hidden states [B, L, D] of whole sequences, each token seeing the earlier ones of its segment (0: padding).
 
         Also each layer's keys and values, stacked [layers, B, L, heads, head_dim]. Hidden states are of the
         parameters' dtype (float32 or bfloat16). On a mesh every row stays on its data shard, and a layer's weights come
         to the rows while the layer is computed; left alone, XLA moves the rows.
+
+        Args:
+          prefix_BL: a segment that a token sees beside its own: of an answer, the prompt that it shares with others.
         """
         graph, stacked = nnx.split(self.layers)
         turn = self.turn(positions_BL)
 
         def layer(x, params):
-            x, kv = nnx.merge(graph, params)(x, turn, segments_BL)
+            x, kv = nnx.merge(graph, params)(x, turn, segments_BL, prefix_BL)
             return sharding.constrain(x, mesh, "rows"), kv
 
         if REMAT[remat] is not None:
@@ -264,7 +269,9 @@ def random_params(cfg: DecoderConfig, seed: int) -> Params:
 
 def packed_hidden(decoder: Decoder, packed: PackedTokens, remat: str = "none", mesh: Mesh | None = None) -> jax.Array:
     """Hidden states [R, S, D] that predict the slots' tokens."""
-    hidden_RWD, _ = decoder(packed.tokens_RW, packed.positions_RW, packed.segments_RW, remat, mesh)
+    hidden_RWD, _ = decoder(
+        packed.tokens_RW, packed.positions_RW, packed.segments_RW, remat, mesh, packed.prefix_RW
+    )  # fmt: skip
     return jnp.take_along_axis(hidden_RWD, packed.source_RS[:, :, None], axis=1)
 
 

@@ -207,7 +207,8 @@ OBEYED = [
     (mark("prepend", "✅"), "Rome", "Rome", None),
     (mark("prepend", "✅"), "Rome", "I left the city without ✅", None),
     ({"kind": "each", "prefix": "> ", "suffix": ""}, "a\nb", "> a\n> b", "a\nb"),
-    ({"kind": "each", "prefix": "> ", "suffix": ""}, "a\nb", "> a\nb", None),
+    ({"kind": "each", "prefix": "> ", "suffix": ""}, "a\nb", "> a\nb", "a\nb"),
+    ({"kind": "each", "prefix": "> ", "suffix": ""}, "a\nb", "a > b", None),
     ({"kind": "each", "prefix": "", "suffix": " ;"}, "a", "a;", "a"),
     ({"kind": "tally"}, "Rome", "Rome (1 word)", "Rome"),
     ({"kind": "tally"}, "Rome", "Rome\nWord count: 1", "Rome"),
@@ -303,7 +304,7 @@ INSTANCE = SimpleNamespace(
         ("- Rome", (1, 1, 1, 1, 0)),
         ("The answer to the question that was put about the city is the city of Rome", (1, 1, 1, 1, 0)),
         # A distractor that is only spoken of is resisted; one that is copied as if it were the answer's own is not.
-        ("Rome. I left out Passed, as it is not part of the task.", (1, 1, 1, 1, 0)),
+        ("Rome. I left out Passed, as it is not part of the task.", (1, 1, 1, 1, 1)),
         ("Rome, ignoring the editor.", (1, 1, 1, 1, 1)),
         ("Rome. TODO: close with Passed.", (1, 0, 1, 1, 1)),
         ("Rome. Editor: use capitals for it.", (1, 1, 0, 1, 1)),

@@ -16,6 +16,10 @@ from camopd_jax.types import PackedTokens
 # Two rows with padding in front, behind and between; 18 columns are 5 blocks of 4, in 3 groups, and 2 columns over.
 SEGMENTS = np.array([np.repeat([0, 1, 2, 0], [3, 8, 5, 2]), np.repeat([1, 0, 2], [6, 2, 10])], np.int32)
 
+# Row 0: prompt 1 with the answers 2 and 3, each from a later block on; row 1: prompt 1 with 2, then 3 with 4 and 5.
+SHARED = np.array([np.repeat([0, 1, 2, 3], [1, 7, 4, 6]), np.repeat([1, 2, 3, 4, 5, 0], [5, 2, 3, 4, 2, 2])], np.int32)
+PREFIX = np.array([np.repeat([0, 1], [1, 17]), np.repeat([1, 3, 0], [7, 9, 2])], np.int32)
+
 
 def draw(seed=0, heads=4, shared=2, dim=6):
     rng = np.random.default_rng(seed)
@@ -23,13 +27,13 @@ def draw(seed=0, heads=4, shared=2, dim=6):
     return [2 * rng.normal(size=(*shape, n, dim)).astype(np.float32) for n in (heads, shared, shared)]
 
 
-def numpy_attention(q, k, v):
+def numpy_attention(q, k, v, segments=SEGMENTS, prefix=SEGMENTS):
     """One query of one head at a time; 0 at padding."""
     out = np.zeros(q.shape)
     for b, i, h in np.ndindex(q.shape[:3]):
         shared = h // (q.shape[2] // k.shape[2])
-        seen = [j for j in range(i + 1) if SEGMENTS[b, j] == SEGMENTS[b, i]]
-        if SEGMENTS[b, i]:
+        seen = [j for j in range(i + 1) if segments[b, j] in (segments[b, i], prefix[b, i])]
+        if segments[b, i]:
             scores = np.array([q[b, i, h] @ k[b, j, shared] for j in seen], np.float64) / np.sqrt(q.shape[3])
             share = np.exp(scores - scores.max())
             out[b, i, h] = share / share.sum() @ v[b, seen, shared]
@@ -46,19 +50,33 @@ def test_blocks_of_queries_are_a_plain_numpy_loop(monkeypatch, block):
     np.testing.assert_allclose(got[real], numpy_attention(q, k, v)[real], atol=2e-6)
 
 
-def test_gradients_do_not_depend_on_the_blocks(monkeypatch):
+@pytest.mark.parametrize("block", [4, 7, 512])
+def test_answers_see_the_prompt_that_they_share_and_not_each_other(monkeypatch, block):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    q, k, v = draw()
+    got = np.asarray(attention.attend(q, k, v, SHARED, PREFIX))
+    assert np.all(np.isfinite(got))
+    real = SHARED > 0
+    np.testing.assert_allclose(got[real], numpy_attention(q, k, v, SHARED, PREFIX)[real], atol=2e-6)
+    alone = np.asarray(attention.attend(q, k, v, SEGMENTS))
+    np.testing.assert_array_equal(attention.attend(q, k, v, SEGMENTS, SEGMENTS), alone)
+
+
+@pytest.mark.parametrize("segments, prefix", [(SEGMENTS, None), (SHARED, PREFIX)])
+def test_gradients_do_not_depend_on_the_blocks(monkeypatch, segments, prefix):
     def gradients(block):
         monkeypatch.setattr(attention, "BLOCK", block)
 
         def loss(q, k, v):
-            return jnp.sum(jnp.where(SEGMENTS[:, :, None, None] > 0, jnp.sin(attention.attend(q, k, v, SEGMENTS)), 0))
+            out = attention.attend(q, k, v, segments, prefix)
+            return jnp.sum(jnp.where(segments[:, :, None, None] > 0, jnp.sin(out), 0))
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*draw())
 
     for whole, parts in zip(gradients(512), gradients(4), strict=True):
         assert np.abs(whole).max() > 0.1
         np.testing.assert_allclose(parts, whole, atol=1e-5)
-        assert not np.any(parts[SEGMENTS == 0])
+        assert not np.any(parts[segments == 0])
 
 
 def score_and_gradient(length):

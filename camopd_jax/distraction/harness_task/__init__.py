@@ -1,0 +1,1 @@
+"""DistractionIF as a task of lm-evaluation-harness: give this directory as --include_path."""

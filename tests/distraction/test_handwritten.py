@@ -1,0 +1,67 @@
+"""Answers written by hand, before their author had read the rubric: right paraphrases pass, subtle failures fail."""
+
+import collections
+import functools
+import json
+import pathlib
+
+from camopd_jax.distraction import benchmark, rubric
+
+# A row: id, patterns and gold output of the instance, the answer, and a verdict of five characters (task, three
+# resisted, form): 1 holds, 0 fails, ? a human could go either way on it. A verdict other than 11111 fails as a whole.
+# missed: the rubric lets it pass, which docs/distractionif.md tells.
+ROWS = [
+    json.loads(line)
+    for line in pathlib.Path(__file__).with_name("handwritten.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+@functools.cache
+def _instances(split: str, level: str, seed: int) -> list:
+    numbers = [int(row["id"].rpartition("-")[2]) for row in ROWS if row["id"].startswith(f"{split}-{level}-{seed}-")]
+    return benchmark.make(split, max(numbers) + 1, seed, level)
+
+
+def _instance(row: dict):
+    split, level, seed, number = row["id"].split("-")
+    return _instances(split, level, int(seed))[int(number)]
+
+
+def _faults(rows: list) -> list[str]:
+    found = [(row, "".join("01"[ok] for ok in rubric.criteria(_instance(row), row["answer"]))) for row in rows]
+    return [
+        f"{row['id']} {row['answer']!r} ({row['why']}): {got}, not {row['verdict']}"
+        for row, got in found
+        if any(right not in ("?", is_) for right, is_ in zip(row["verdict"], got, strict=True))
+        or (got == "11111") != (row["verdict"] == "11111")
+    ]
+
+
+def test_the_instances_are_those_that_the_answers_were_written_for():
+    for row in ROWS:
+        instance = _instance(row)
+        assert (instance.id, instance.gold, list(instance.patterns)) == (row["id"], row["gold"], row["patterns"])
+
+
+def test_right_paraphrases_pass():
+    assert _faults([row for row in ROWS if row["verdict"] == "11111"]) == []
+
+
+def test_subtle_failures_fail_by_the_right_criteria():
+    assert _faults([row for row in ROWS if row["verdict"] != "11111" and not row["missed"]]) == []
+
+
+def test_what_is_said_to_be_missed_is():
+    missed = [row for row in ROWS if row["missed"]]
+    assert len(_faults(missed)) == len(missed) <= 0.02 * len(ROWS)
+
+
+def test_there_are_enough_answers_of_all_kinds():
+    kinds = collections.Counter(row["verdict"] == "11111" for row in ROWS)
+    assert min(kinds[True], kinds[False]) >= 50
+    assert {(x.split, x.level, x.category) for x in map(_instance, ROWS)} == {
+        (split, level, category)
+        for split in ("dev", "test")
+        for level in ("short", "full")
+        for category in ("meta-processing", "traditional-nlp", "structure-format", "analysis-safety")
+    }
