@@ -74,6 +74,7 @@ TOP = (
     "cli",
     "experiment",
     "comparison",
+    "remote",
     "figures",
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}

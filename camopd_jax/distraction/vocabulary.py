@@ -13,7 +13,7 @@ from camopd_jax.evals import checks
 
 TEXT, NUMBER, TRUTH = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
 _BY_TYPE = {str: TEXT, int: NUMBER, bool: TRUTH}
-_OF_OTHERS = ("rows", "keyed")  # tasks that are made of tasks
+_OF_OTHERS = tuple(kind for kind, task in tasks.TASKS.items() if "tasks" in task.__annotations__)
 # Checks of content, which is the task's; and json_keys is is_json without regard to case.
 _LEFT_OUT = ("icd10_code", "is_json", "number", "answer", "one_word", "yes_no")
 # Of parameters that the checks call lists.
@@ -108,7 +108,7 @@ def mapped(check: dict) -> dict:
         found |= {name: [word.casefold() for word in check[name]] for name in ("accept", "refuse")}
     elif kind == "keyed":
         found["tasks"] = {entry["key"]: mapped(entry["task"]) for entry in check["tasks"]}
-    elif kind == "rows":
+    elif kind in _OF_OTHERS:
         found["tasks"] = [mapped(task) for task in check["tasks"]]
     elif kind in forms.FORMS and "keys" in check:
         found["keys"] = [key.casefold() for key in check["keys"]]
@@ -126,10 +126,11 @@ def listed(check: dict) -> dict:
 
 
 def _task(kind: str, single: dict | None) -> dict:
-    lists = _ITEMS | {("rows", "tasks"): single, ("keyed", "tasks"): thing({"key": TEXT, "task": single or TEXT})}
+    takes = _takes(tasks.TASKS[kind])
+    inner = thing({"key": TEXT, "task": single}) if takes.get("tasks") is dict else single
+    lists = _ITEMS | {(kind, "tasks"): inner}
     return _kind(
-        kind, {name: _of(list if t is dict else t, lists.get((kind, name), TEXT))
-               for name, t in _takes(tasks.TASKS[kind]).items()},
+        kind, {name: _of(list if t is dict else t, lists.get((kind, name), TEXT)) for name, t in takes.items()}
     )  # fmt: skip
 
 

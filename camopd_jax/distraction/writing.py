@@ -205,6 +205,10 @@ def _misplaced(text: str, distractors: list[dict]) -> list[str]:
 def _about(idea: Idea, value: dict) -> list[str]:
     """How it departs from what was asked for."""
     found, text = [], value["text"]
+    for number, distractor in enumerate(value["distractors"], 1):
+        mark = distractor["action"].get("text")
+        if mark is not None and not (contains(distractor["quote"], mark) or mark.strip() in distractor["quote"]):
+            found.append(f"distractor: number {number} does not name {mark!r}, which its action adds")
     if {d["family"] for d in value["distractors"]} != set(idea.families):
         found.append(f"distractor: the families have to be {', '.join(idea.families)}, each once")
     if contains(text, "distractor") or contains(text, "distractors"):
