@@ -8,7 +8,7 @@ from absl import flags
 from camopd_jax.endpoint import ATTEMPTS, TIMEOUT, Endpoint, Prices
 
 SENT = (
-    "What is asked goes to that server: your own texts or those of the benchmark, never those of data.licensed. "
+    "What is asked goes to that server: your own texts or those of the benchmark, never those of data.licensed.\n"
     "The key is read from the environment (--key_variable), and is in no file, log or message."
 )
 
