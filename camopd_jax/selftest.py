@@ -144,11 +144,11 @@ def _of_student(config: ConfigDict, student: Student, prompts: list[np.ndarray])
     return found, seen[-1]
 
 
-def small(engine: Engine, prompts: list[np.ndarray]) -> Engine:
-    """The same with a packed row a data shard, of two sequences, and more tokens that end a response."""
+def small(engine: Engine, prompts: list[np.ndarray], first_stop: int = 0) -> Engine:
+    """The same with a packed row a data shard, of two sequences, and more tokens that end a response, from one on."""
     longest = max(map(len, prompts)) + NEW_TOKENS
     shape = PackShape(sharding.data_shards(engine.mesh), 2 * longest, 2 * NEW_TOKENS)
-    stop_ids = dict.fromkeys([*engine.stop_ids, *range(0, engine.numerics.vocab, STOPS)])
+    stop_ids = dict.fromkeys([*engine.stop_ids, *range(first_stop, engine.numerics.vocab, STOPS)])
     return Engine(engine.cfg, engine.mesh, engine.tokenizer, stop_ids, shape, engine.numerics)
 
 

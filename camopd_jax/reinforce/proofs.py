@@ -17,6 +17,7 @@ from camopd_jax.student import Student
 from camopd_jax.types import Rollout
 
 ANSWERS = 8  # of a data shard; few and short, and all of one group
+FIRST_STOP = 4  # of the tokens that end a response here; with 0, SmolLM2's "The" is one, and ends most answers
 
 
 def lines(read: Inputs) -> Iterator[str]:
@@ -48,7 +49,7 @@ def _figures(read: Inputs) -> dict:
     config, size = read.config, ANSWERS * sharding.data_shards(read.engine.mesh)
     shortest = sorted(read.train.prompts, key=len)[:ANSWERS]
     prompts = [shortest[i // 2 % len(shortest)] for i in range(size)]  # two to a prompt, which is computed once
-    student = Student(selftest.small(read.engine, prompts[:ANSWERS]), read.base)
+    student = Student(selftest.small(read.engine, prompts[:ANSWERS], FIRST_STOP), read.base)
     engine, params = student.engine, student.fresh(0)
     whole = jax.tree.map(lambda x: x.astype(engine.numerics.dtype), student.whole(params))
     rollout = engine.sample(
