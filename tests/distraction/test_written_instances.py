@@ -160,7 +160,7 @@ def changed(change):
         (lambda v: v["distractors"][1].update(action={"kind": "bullet"})
          or v["distractors"][2].update(action={"kind": "each", "prefix": "- ", "suffix": ""})
          or v.update(bad="- - Ada Fell Watered"),
-         r"obedience: obeying distractors \[2\] gives \[1, 1, 0, 0, 1\]; all three"),
+         r"obedience: obeying distractors \[2\] gives \[1, 1, 1, 0, 1\]; all three"),
     ],
 )  # fmt: skip
 def test_what_is_unsound_is_refused_with_its_reason(change, reason):
