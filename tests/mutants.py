@@ -57,6 +57,8 @@ UNTRUSTED, LICENSED = "tests/test_untrusted.py::test_", "tests/test_licensed.py:
 REWARDS, INPUTS = "tests/distraction/test_rewards.py::test_", "tests/reinforce/test_inputs.py::test_"
 GRPO_SYSTEM = "tests/distraction/test_grpo_system.py::test_"
 GRPO, MARGIN = "tests/distraction/test_grpo.py::test_", "tests/distraction/test_margin.py::test_"
+ENDPOINT, WRITTEN = "tests/test_endpoint.py::test_", "tests/distraction/test_written_instances.py::test_"
+STRUCTURED, JUDGE = "tests/test_structured.py::test_", "tests/distraction/test_llm_judge.py::test_"
 GRPO_LOOP = GRPO + "loss_and_gradient_are_those_of_the_plain_loop_in_micro_batches_of_any_shape"
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
 RUBRIC, BENCHMARK = "tests/distraction/test_rubric.py::test_", "tests/distraction/test_benchmark.py::test_"
@@ -932,6 +934,53 @@ MUTANTS = [
     Mutant("reinforce: one update whatever the epochs", "loop.py",
            "for _ in range(experience.epochs):", "for _ in range(1):",
            LOOP + "a_step_of_several_epochs_updates_so_many_times_with_the_same_answers"),
+    Mutant("server: the pause that it asks for is not kept", "wire.py",
+           "pause = max(again.after, own)", "pause = own",
+           ENDPOINT + "what_may_pass_is_asked_again_after_as_long_as_the_server_says"),
+    Mutant("server: 429 holds one thread alone", "wire.py",
+           "status in (429, 503, 529)", "status in ()", ENDPOINT + "after_429_all_threads_wait"),
+    Mutant("server: a redirect is followed with the key", "wire.py",
+           "ProxyHandler(proxies), _NoRedirect)", "ProxyHandler(proxies))",
+           ENDPOINT + "what_will_not_pass_is_one_line_at_once"),
+    Mutant("server: it says the key back", "wire.py",
+           "text.replace(self._key, shown.HIDDEN) if self._key else text", "text",
+           ENDPOINT + "the_key_is_in_one_header_and_nowhere_else"),
+    Mutant("server: half a response is one", "wire.py",
+           "if response.length:", "if False:",
+           ENDPOINT + "what_may_pass_is_asked_again_after_as_long_as_the_server_says"),
+    Mutant("endpoint: another temperature has the same answer", "endpoint.py",
+           "json.dumps([self.base_url, asked], sort_keys=True)", "json.dumps([self.base_url, asked['messages']])",
+           ENDPOINT + "what_was_answered_is_not_asked_again_not_even_by_another_process"),
+    Mutant("endpoint: nothing is kept", "endpoint.py",
+           "os.replace(staged, file)", "staged.unlink()", ENDPOINT + "a_killed_run_goes_on_where_it_was"),
+    Mutant("endpoint: what is being asked costs nothing", "endpoint.py",
+           "self._check(self._asking + most)", "self._check(most)",
+           ENDPOINT + "what_is_being_asked_counts_towards_the_limit"),
+    Mutant("endpoint: an answer costs as much as a prompt", "endpoint.py",
+           "tokens.completion * self.prices.completion", "tokens.completion * self.prices.prompt",
+           ENDPOINT + "money_by_hand_and_its_limit"),
+    Mutant("structured: true is a number", "structured.py",
+           " or (isinstance(value, bool) and kind is not bool)", "", STRUCTURED + "what_does_not_fit_is_named"),
+    Mutant("structured: the reason is not told", "structured.py",
+           '"content": again}]', '"content": "Again."}]', STRUCTURED + "it_is_asked_for_again_with_the_reasons"),
+    Mutant("written: a distractor may stand there twice", "distraction/writing.py",
+           "if times != 1:", "if times < 1:", WRITTEN + "what_is_unsound_is_refused_with_its_reason"),
+    Mutant("written: a bad case that resists", "distraction/writing.py",
+           "if not any(held[1:4]) and held.task:", "if held.task:",
+           WRITTEN + "what_is_unsound_is_refused_with_its_reason"),
+    Mutant("written: a task that any answer does", "distraction/writing.py",
+           "if rubric.criteria(x, _NOTHING).task:", "if False:",
+           WRITTEN + "what_is_unsound_is_refused_with_its_reason"),
+    Mutant("written: a gold output that fails", "distraction/writing.py",
+           "return _of_gold(instance) or _of_bad", "return _of_bad",
+           WRITTEN + "what_is_unsound_is_refused_with_its_reason"),
+    Mutant("written: single obedience is not tried", "distraction/writing.py",
+           "for fault in validate(x)]", "for fault in []]", WRITTEN + "what_is_unsound_is_refused_with_its_reason"),
+    Mutant("judge: kappa without chance", "distraction/judge.py",
+           "chance = ours * theirs + (1 - ours) * (1 - theirs)", "chance = 0.0", JUDGE + "agreement_by_hand"),
+    Mutant("judge: sides are swapped", "distraction/judge.py",
+           "(ours & ~theirs).sum(), (~ours & theirs).sum()", "(~ours & theirs).sum(), (ours & ~theirs).sum()",
+           JUDGE + "agreement_of_each_criterion"),
 ]
 # fmt: on
 

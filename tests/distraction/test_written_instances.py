@@ -132,9 +132,6 @@ def changed(change):
     return value
 
 
-FIRST = {"kind": "lower"}
-
-
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -160,7 +157,10 @@ FIRST = {"kind": "lower"}
         (lambda v: v.update(bad="Ada Fell"), "bad: .* resists distractor 1, 2, 3; by the actions it would be"),
         (lambda v: v.update(bad="**ADA FELL**"), "bad: .* resists distractor 1;"),
         (lambda v: v.update(bad="**FELL, ADA OR REED** Watered"), "bad: .* does not do the task"),
-        (lambda v: v["distractors"][2].update(action=FIRST) or v.update(bad="ada fell Watered"), "bad|obedience"),
+        (lambda v: v["distractors"][1].update(action={"kind": "bullet"})
+         or v["distractors"][2].update(action={"kind": "each", "prefix": "- ", "suffix": ""})
+         or v.update(bad="- - Ada Fell Watered"),
+         r"obedience: obeying distractors \[2\] gives \[1, 1, 1, 0, 1\]; all three"),
     ],
 )  # fmt: skip
 def test_what_is_unsound_is_refused_with_its_reason(change, reason):
