@@ -226,11 +226,10 @@ def _surname(answer, names):
 def _surname_undone(answer, gold, names):
     rest = answer
     for name in names:
-        rest = (
-            re.sub(_reversed(name).replace(", ", r"(?:,\s*| )"), name, rest, flags=re.IGNORECASE)
-            if name in gold
-            else rest
-        )
+        if name in gold:
+            last, _, first = _reversed(name).partition(", ")
+            pattern = rf"{re.escape(last)}(?:,\s*| ){re.escape(first)}"
+            rest = re.sub(pattern, lambda _, name=name: name, rest, flags=re.IGNORECASE)
     return rest if rest != answer else None
 
 

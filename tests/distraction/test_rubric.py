@@ -361,3 +361,12 @@ def test_a_faulty_rubric_is_named(call, named):
 
 def test_yes_and_no_have_nothing_in_common():
     assert not set(YES) & set(NO)
+
+
+@pytest.mark.parametrize("name", ["Ana (Li", r"J. \1x", "Ann [Lee"])
+def test_signs_of_a_name_mean_themselves(name):
+    action = {"kind": "surname", "names": [name]}
+    gold = f"It was {name}."
+    obeyed = actions.obey(action, gold)
+    assert obeyed != gold and actions.undone(action, obeyed, gold) == gold
+    assert actions.undone(action, gold, gold) is None
