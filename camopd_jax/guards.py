@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,11 @@ OFF = Limits((), "warn", math.inf, 1, 1, 1, 0.0, 0.0, (0.0, math.inf), math.inf,
 
 
 def limits_of(c: ConfigDict, surrogate: bool) -> Limits:
-    """The limits of config.guard for a stage; the value of a surrogate loss says nothing, its gradient does."""
-    return Limits(("grad_norm",) if surrogate else ("grad_norm", "loss"), **c)
+    """The limits of config.guard for a stage; the value of a surrogate loss says nothing, its gradient does.
+
+    What a kind of run does not have in config.guard is off.
+    """
+    return replace(OFF, spiking=("grad_norm",) if surrogate else ("grad_norm", "loss"), **c)
 
 
 def history(path: Path, step: int) -> list[dict]:

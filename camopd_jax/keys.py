@@ -78,42 +78,49 @@ class Keys:
         for beta in ("b1", "b2"):
             self.need(f"{section}.{beta}", lambda v: 0 <= v < 1, "at least 0 and below 1")
 
-    def shared(self) -> None:
+    def common(self) -> None:
         """The sections that every kind of run has."""
         for key in ("name", "preset"):  # of the default workdir
             self.need(key, lambda v: NAME.fullmatch(v) is not None, NAME_WORDS)
-        self.text("chat.system")
         self.whole("steps")
         self.optimizer("optim")
+        self.whole("checkpoint.every", "checkpoint.keep_last", "eval.batch_size")
+        self.whole("checkpoint.keep_best", "eval.every", least=0)
+        self.seeds("seed", "eval.seed")
+        self.whole(*(f"mesh.{axis}" for axis in MESH_AXES), least=-1)
+        self.one_of("guard.on_spike", guards.ON_SPIKE)
+        self.need("guard.spike_factor", lambda v: v > 1, "a number above 1")
+        self.whole("guard.spike_window", "guard.spike_after")
+        self.need("guard.stall_seconds", lambda v: math.isfinite(v) and v >= 0, "0 or more seconds")
+        self.one_of("precision", PRECISIONS)
+
+    def shared(self) -> None:
+        """The sections that every kind of run has whose student samples."""
+        self.common()
+        self.text("chat.system")
         self.whole("rollout.batch_size", "rollout.rows_at_once", "rollout.max_prompt_tokens", "rollout.max_new_tokens")
         self.positive("rollout.temperature", "lora.alpha")
         self.whole("micro.rows", "micro.width", "micro.slots", "micro.logit_chunk")
-        self.whole("checkpoint.every", "checkpoint.keep_last", "eval.batch_size")
-        self.whole("checkpoint.keep_best", "eval.every", "report.rollouts", "report.answers", "lora.rank", least=0)
-        self.seeds("seed", "eval.seed")
-        self.whole(*(f"mesh.{axis}" for axis in MESH_AXES), least=-1)
-        self._guards()
+        self.whole("report.rollouts", "report.answers", "lora.rank", least=0)
+        self._watched()
         self.need(
             "lora.targets", lambda v: isinstance(v, tuple | list) and len(v) > 0 and set(v) <= set(TARGETS),
             f"a non-empty tuple out of {TARGETS}",
         )  # fmt: skip
         self.one_of("micro.remat", tuple(REMAT))
-        self.one_of("precision", PRECISIONS)
         self.one_of("export.dtype", PRECISIONS)
         self.one_of("rollout.long_prompts", LONG_PROMPTS)
         self.one_of("chat.thinking", THINKING)
         self.need("chat.date", templates.is_date, "a day as in 2026-01-01")
 
-    def _guards(self) -> None:
-        self.one_of("guard.on_spike", guards.ON_SPIKE)
-        self.need("guard.spike_factor", lambda v: v > 1, "a number above 1")
+    def _watched(self) -> None:
+        """What is watched of the answers that a student samples."""
         self.positive("guard.entropy")
-        self.whole("guard.spike_window", "guard.spike_after", "guard.steps")
+        self.whole("guard.steps")
         for key in ("w_kept", "eos_rate", "entropy_left"):
             self.need(f"guard.{key}", lambda v: 0 <= v <= 1, "a share, 0 to 1")
         ratio = "(low, high) with low <= 1 <= high"
         self.need("guard.length_ratio", lambda v: len(v) == 2 and 0 <= v[0] <= 1 <= v[1], ratio)
-        self.need("guard.stall_seconds", lambda v: math.isfinite(v) and v >= 0, "0 or more seconds")
 
     def check_no_others(self) -> int:
         """How many keys there are; raises ValueError for one of which nothing was said."""

@@ -115,7 +115,7 @@ def run(
                 row = {"step": step + 1, "branch": experience.branch, **figures, **experience.metrics}
                 row["compilations"] = metrics.compilations() - compiled
                 row["seconds"] = time.perf_counter() - clock
-                row["tokens_per_second"] = row["response_tokens"] / row["seconds"]
+                row["tokens_per_second"] = row.get("response_tokens", row.get("trained_tokens", 0)) / row["seconds"]
                 begun = watch.warn(row)
                 log.step(row, experience.rollouts)
                 del experience  # of the step; it may hold arrays on the devices

@@ -29,6 +29,27 @@ class Read(Protocol):
         """What names the prompts that train, by branch."""
 
 
+def student_trains(config: ConfigDict) -> str:
+    """What trains of a student."""
+    rank = config.lora.rank
+    return f"{f'an adapter of rank {rank}' if rank else 'all weights'} of the student trains"
+
+
+def weights(read: Read) -> Iterator[str]:
+    """A line for each model, every value of which is looked at once."""
+    for name, model in read.models.items():
+        millions, (tensors, known) = footprint.parameters(model.cfg) / 1e6, checked.finite(model)
+        yield (
+            f"{name} {model.source}: {millions:,.1f} million in {tensors} tensors, all there, of the right shape "
+            f"and finite{from_cache(known)}; fingerprint {model.fingerprint}"
+        )
+
+
+def from_cache(known: bool) -> str:
+    """The end of a line of which the figures are remembered."""
+    return " (from the cache)" if known else ""
+
+
 @dataclass(frozen=True)
 class Program:
     """A kind of run, as far as its start goes; each of the checks gives lines or raises ValueError."""
@@ -40,6 +61,8 @@ class Program:
     checks: Sequence[tuple[str, Callable[[Any, Path], Iterable[str]]]]  # nothing is computed in them
     self_tests: Callable[[Any], Iterable[str]]
     estimate: Callable[[Any], str]
+    trains: Callable[[ConfigDict], str] = student_trains
+    weights: Callable[[Any], Iterable[str]] = weights
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,7 @@ def check(program: Program, config: ConfigDict, workdir: Path, allowed: Sequence
         found = _checked(program, config, workdir, allowed)
         for group, lines in program.checks:
             _show(group, lines(found.read, workdir))
-        _show("weights", _weights(found.read))
+        _show("weights", program.weights(found.read))
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # what is refused leaves none behind
     with hosts.together():
         _show("self-test", program.self_tests(found.read))
@@ -89,11 +112,6 @@ def warnings(lines: Iterable[str]) -> Iterator[str]:
     return (WARNING + line for line in lines)
 
 
-def from_cache(known: bool) -> str:
-    """The end of a line of which the figures are remembered."""
-    return " (from the cache)" if known else ""
-
-
 def _show(group: str, lines: Iterable[str]) -> None:
     for line in lines:
         print(f"  {group:10s} {shown.line(line)}", flush=True)
@@ -102,11 +120,10 @@ def _show(group: str, lines: Iterable[str]) -> None:
 
 def _header(program: Program, config: ConfigDict, workdir: Path) -> Iterator[str]:
     """What will run, where, and how to get the other presets."""
-    device, rank = jax.devices()[0], config.lora.rank
-    trains = f"an adapter of rank {rank}" if rank else "all weights"
+    device = jax.devices()[0]
     yield (
         f"{config.name}:{config.preset}, seed {config.seed}, on {jax.device_count()} x {device.device_kind}, "
-        f"{config.precision}; {trains} of the student trains"
+        f"{config.precision}; {program.trains(config)}"
     )
     yield from program.header(config, workdir)
     yield f"  kept in {workdir}; the same command goes on where it stopped"
@@ -128,12 +145,3 @@ def _checked(program: Program, config: ConfigDict, workdir: Path, allowed: Seque
                 "process 0; give all of them the same files"
             )
     return Checked(read, models, data)
-
-
-def _weights(read: Read) -> Iterator[str]:
-    for name, model in read.models.items():
-        millions, (tensors, known) = footprint.parameters(model.cfg) / 1e6, checked.finite(model)
-        yield (
-            f"{name} {model.source}: {millions:,.1f} million in {tensors} tensors, all there, of the right shape "
-            f"and finite{from_cache(known)}; fingerprint {model.fingerprint}"
-        )

@@ -91,13 +91,6 @@ def build_steps(
       objective: (those figures, update) -> the micro-batch's share of the loss, and a dict of sums for the log.
       frozen: parameters beside which an adapter trains; {} where all train.
     """
-    params_at = sharding.param_shardings(mesh, shapes, axes)
-    state_at = TrainState(
-        params=params_at,
-        opt_state=sharding.optimizer_shardings(mesh, optimizer.tx, shapes, params_at),
-        step=sharding.replicated(mesh),
-        key=sharding.replicated(mesh),
-    )
 
     def figures(params, update, frozen):
         params = lora.join(frozen, params) if frozen else params
@@ -105,6 +98,36 @@ def build_steps(
 
     def loss(params, update, frozen):
         return objective(figures(params, update, frozen), update)
+
+    rows = sharding.by_rows(mesh)
+    return of_loss(loss, figures, Update(rows, rows, rows, rows, teacher=None), shapes, mesh, axes, optimizer, frozen)
+
+
+def of_loss(
+    loss: Callable[[Params, Any, Params], tuple[jax.Array, dict]],
+    figures: Callable[[Params, Any, Params], jax.Array],
+    update_at: Any,
+    shapes: Params,
+    mesh: Mesh,
+    axes: dict,
+    optimizer: Optimizer,
+    frozen: Params,
+) -> Steps:
+    """As `build_steps`, for updates of any kind.
+
+    Args:
+      loss: (parameters that train, update, frozen) -> the micro-batch's share of the loss, and a dict of sums for the
+        log, of which "tokens" are what the others are means over.
+      figures: of the same; what the loss is made of.
+      update_at: the sharding of an update, or of its parts.
+    """
+    params_at = sharding.param_shardings(mesh, shapes, axes)
+    state_at = TrainState(
+        params=params_at,
+        opt_state=sharding.optimizer_shardings(mesh, optimizer.tx, shapes, params_at),
+        step=sharding.replicated(mesh),
+        key=sharding.replicated(mesh),
+    )
 
     def micro(params, grads, update, frozen):
         (value, sums), new = jax.value_and_grad(loss, has_aux=True)(params, update, frozen)
@@ -145,7 +168,6 @@ def build_steps(
 
     make = jax.jit(init_of_bits, in_shardings=(params_at, None), out_shardings=state_at, donate_argnums=0)
     rows = sharding.by_rows(mesh)
-    update_at = Update(rows, rows, rows, rows, teacher=None)
     abstract = jax.tree.map(
         lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
         jax.eval_shape(init, shapes, jax.random.key(0)),
