@@ -1,9 +1,10 @@
 """The only training loop: collect, micro-steps, guard, apply, log, evaluate, checkpoint."""
 
+import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,17 @@ class Plan:
     checkpoint_every: int  # steps
     diagnose_every: int = 0  # steps; 0: never
     limits: guards.Limits = guards.OFF  # of what is watched; values that are not finite stop a run in any case
+    patience: int = 0  # evaluations without a new best of `metric` after which a run ends early; 0: it does not
+    metric: str = ""  # TASK/METRIC, of which more is better
 
     def due(self, step: int, every: int) -> bool:
         """Whether what comes every so many steps comes after this one; the last step has everything."""
         return every > 0 and (step % every == 0 or step == self.steps)
+
+    def enough(self, scores: Sequence[float]) -> bool:
+        """Whether the last `patience` of these evaluations brought no new best."""
+        best = scores.index(max(scores)) if scores else 0
+        return self.patience > 0 and len(scores) - 1 - best >= self.patience
 
 
 @contextmanager
@@ -81,6 +89,7 @@ def run(
     else:
         state, kept = checkpoints.restore(steps.abstract), done
         print(f"{plan.title}: going on from the checkpoint at step {done}", flush=True)
+    found = _found(workdir, plan.metric, kept)
     watch = guards.Watch(plan.limits, guards.history(workdir / "metrics.jsonl", done))
     log = metrics.RunLog(workdir, kept) if hosts.writer() else metrics.NoLog()
     progress = metrics.Progress(plan.title, plan.steps, done)
@@ -96,11 +105,12 @@ def run(
             if plan.due(done, plan.evaluate_every) and not evaluated:  # at the start, or left out for a signal
                 rows = finite.check_rows(system.evaluate(state.params, done), done)
                 log.evaluation(rows)
+                found += _of(_scores(rows), plan.metric)
                 checkpoints.score(state, done, _scores(rows))
             if plan.due(done, plan.diagnose_every) and not diagnosed:
                 log.diagnosis(system.diagnose(state, done))
             log.sync()
-            for step in range(done, plan.steps):
+            for step in () if plan.enough(found) else range(done, plan.steps):
                 now(f"step {step + 1}")
                 clock, compiled = time.perf_counter(), metrics.compilations()
                 experience = system.collect(state, step)
@@ -129,15 +139,20 @@ def run(
                         rows = finite.check_rows(system.evaluate(state.params, step + 1), step + 1)
                         log.evaluation(rows)
                         evaluated = _scores(rows)
+                        found += _of(evaluated, plan.metric)
                     if plan.due(step + 1, plan.diagnose_every):
                         log.diagnosis(system.diagnose(state, step + 1))
                     signum = _signal(seen)
-                if signum or plan.due(step + 1, plan.checkpoint_every):
+                ends = evaluated is not None and plan.enough(found)
+                if signum or ends or plan.due(step + 1, plan.checkpoint_every):
                     log.sync()
                     checkpoints.save(state, step + 1, evaluated)
                 if signum:
                     checkpoints.wait()  # here, where another signal does not end the process
                     raise Interrupted(signum, step + 1)
+                if ends:
+                    progress.say(f"{plan.metric} had no new best in {plan.patience} evaluations: enough")
+                    break
             checkpoints.wait()
             signum = _signal(seen)
             if signum:
@@ -154,6 +169,17 @@ def _made(workdir: Path, step: int) -> list[bool]:
     """On the writer, whether the evaluation and the diagnosis of a step are in the logs."""
     files = [workdir / f"{name}.jsonl" for name in ("eval", "diagnostics")] if hosts.writer() else []
     return [any(row["step"] == step for row in metrics.read_jsonl(file)) for file in files]
+
+
+def _of(scores: dict[str, float], metric: str) -> list[float]:
+    return [scores[metric]] if metric else []
+
+
+def _found(workdir: Path, metric: str, step: int) -> list[float]:
+    """The values of a metric in the evaluations up to a step, as the writer has them, on every process."""
+    rows = metrics.read_jsonl(workdir / "eval.jsonl") if hosts.writer() and metric else []
+    values = [row["value"] for row in rows if row["step"] <= step and f"{row['task']}/{row['metric']}" == metric]
+    return json.loads(hosts.from_writer(json.dumps(values).encode()))
 
 
 def _scores(rows: list[dict]) -> dict[str, float]:

@@ -194,3 +194,25 @@ def test_a_step_of_several_epochs_updates_so_many_times_with_the_same_answers():
     assert figures["clipped"] == 0.5 and figures["trained_tokens"] == 4, "sums are means over the tokens that trained"
     left, figures = loop.update(steps, state, experience, 0, lambda figures, branch, step: True)
     assert float(left.params) == 1 and int(left.step) == 6 and figures["skipped"] == 1
+
+
+@pytest.mark.parametrize("kill", [None, ("step", 3), ("eval", 4)])
+def test_a_run_ends_when_its_patience_does_wherever_it_was_stopped(tmp_path, kill):
+    plan = loop.Plan("test", steps=8, evaluate_every=2, checkpoint_every=3, patience=2, metric="eval/w")  # 1, 1/4, 1/16
+    run(tmp_path, kill, plan)
+    run(tmp_path, None, plan)
+    assert run(tmp_path, None, plan) == []  # it is over
+    assert [row["step"] for row in files_of(tmp_path, "eval")] == [0, 2, 4]
+    assert [row["step"] for row in files_of(tmp_path, "metrics")] == [1, 2, 3, 4]
+
+
+def files_of(workdir, name):
+    return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "patience, scores, enough",
+    [(0, [3, 2, 1], False), (2, [], False), (2, [1, 3, 2], False), (2, [1, 3, 2, 3], True), (2, [3, 1, 4], False)],
+)
+def test_patience_counts_evaluations_without_a_new_best(patience, scores, enough):
+    assert loop.Plan("test", 9, 1, 1, patience=patience).enough(scores) is enough
