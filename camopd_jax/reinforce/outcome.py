@@ -129,8 +129,11 @@ def plot_training(path: Path, steps: Sequence[Mapping], evaluations: Sequence[Ma
     """Reward and pass of the training batches, and the held-out margin, over the steps."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, color in (("reward", "#d1701f"), ("passed", "#1f6fb4")):
-        left.plot([row["step"] for row in steps], [row[name] for row in steps], ".-", color=color, label=name)
+    reward, passed = ([row[name] for row in steps] for name in ("reward", "passed"))
+    one = np.allclose(reward, passed)  # a conjunctive reward: the lines would hide each other
+    left.plot([row["step"] for row in steps], passed, ".-", color="#1f6fb4", label="passed" + " = reward" * one)
+    if not one:
+        left.plot([row["step"] for row in steps], reward, ".-", color="#d1701f", label="reward")
     left.set(xlabel="step", title="training answers: mean")
     left.legend(frameon=False)
     for metric, color in (("short_log_rmr", "#3a8a4d"), ("short_pass_rate", "#1f6fb4")):
