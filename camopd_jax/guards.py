@@ -122,8 +122,9 @@ def warnings(row: dict, rows: Sequence[dict], limits: Limits) -> dict[str, str]:
         left = ", so this update is left out" if row.get("skipped") else ""
         for name, words in spikes(row, row["branch"], rows, limits).items():
             found[f"{row['branch']}/{name}"] = words + left
-    history_of = [watched(r) for r in (*rows, row)]
-    for branch, figures in watched(row).items():
+    now = watched(row)
+    history_of = [watched(r) for r in (*rows, row)] if now else []
+    for branch, figures in now.items():
         for name in figures:
             series = [r[branch][name] for r in history_of if name in r.get(branch, ())]
             if len(series) >= limits.steps:
