@@ -11,6 +11,7 @@ from camopd_jax.probias.codes import normalised
 from camopd_jax.probias.notes import Entry, Found, Span, Spool, distinct
 from camopd_jax.sources import TextError
 
+Noted = Iterator[tuple[str, dict[str, str], tuple]]  # where, the row, and its place in the order of the chart
 _DATE = re.compile(r"\d{4}-\d\d-\d\d.*")
 # Why a row or an admission is left out.
 NO_ADMISSION, BLANK, TWICE = "notes without an admission", "blank notes", "notes that repeat another of their admission"
@@ -28,8 +29,8 @@ class _Admission:
 def mimic3(directory: Path, spool: Spool) -> Found:
     """The admissions of MIMIC-III: Reports and Addenda of CATEGORY Discharge summary in the order of the chart.
 
-    Of one day a Report stands before an Addendum. ICD9_CODE is text: where leading zeros of procedures are kept, there
-    are some codes more than the 8,921 of CAML, whose script reads them as numbers.
+    Of one day a Report stands before an Addendum. ICD9_CODE is text, with its leading zeros; who reads it as a number
+    gets other procedures, so the number of codes need not be the 8,921 of papers.
 
     Raises:
       ValueError: a file or column is missing, or a row is malformed (FILE:LINE).
@@ -37,15 +38,12 @@ def mimic3(directory: Path, spool: Spool) -> Found:
     left_out: Counter[str] = Counter()
     columns = ("row_id", "subject_id", "hadm_id", "chartdate", "charttime", "category", "description", "text")
 
-    def notes() -> Iterator[tuple[str, dict[str, str], tuple]]:
+    def notes() -> Noted:
         for where, row in tables.rows(tables.find(directory, "NOTEEVENTS.csv"), columns):
             if row["category"].strip() == "Discharge summary":
                 later = row["description"].strip().lower() == "addendum"
-                yield (
-                    where,
-                    row,
-                    (_date(where, row["chartdate"]), row["charttime"], later, _number(where, row, "row_id")),
-                )
+                order = (_date(where, row["chartdate"]), row["charttime"], later, _number(where, row, "row_id"))
+                yield where, row, order
 
     def codes() -> Iterator[tuple[str, str, str]]:
         for name, system in (("DIAGNOSES_ICD.csv", "icd9-diagnosis"), ("PROCEDURES_ICD.csv", "icd9-procedure")):
@@ -69,7 +67,7 @@ def mimic4(directory: Path, version: str, spool: Spool) -> Found:
     columns = ("subject_id", "hadm_id", "note_seq", "charttime", "text")
     system = {"diagnoses": f"icd{version}-diagnosis", "procedures": f"icd{version}-procedure"}
 
-    def notes() -> Iterator[tuple[str, dict[str, str], tuple]]:
+    def notes() -> Noted:
         for where, row in tables.rows(tables.find(directory / "note", "discharge.csv"), columns):
             yield where, row, (_date(where, row["charttime"]), _number(where, row, "note_seq"))
 
@@ -90,9 +88,7 @@ def mimic4(directory: Path, version: str, spool: Spool) -> Found:
     return _joined(_admissions(notes(), spool, left_out), _assigned(codes()), left_out, titles, icd10=version == "10")
 
 
-def _admissions(
-    notes: Iterator[tuple[str, dict, tuple]], spool: Spool, left_out: Counter[str]
-) -> dict[str, _Admission]:
+def _admissions(notes: Noted, spool: Spool, left_out: Counter[str]) -> dict[str, _Admission]:
     found: dict[str, _Admission] = {}
     for where, row, order in notes:
         patient, admission, text = row["subject_id"].strip(), row["hadm_id"].strip(), row["text"].strip()

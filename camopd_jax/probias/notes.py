@@ -1,4 +1,4 @@
-"""Clinical notes: what a reader finds, its texts in a file of their own, so that memory holds none but the one in use."""
+"""Clinical notes: what a reader finds, with the texts in a file of their own, as memory may not hold them all."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ class Spool:
     """
 
     def __init__(self, directory: Path):
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - it lives as long as the spool
+        self._file = tempfile.TemporaryFile(dir=directory)
         self._end = 0
 
     def add(self, text: str) -> Span:

@@ -40,7 +40,9 @@ TRAINING = Phrases(
         "Symptoms were due to {term}.",
     ),
     past=("Significant for {term}.", "Known {term}.", "Has {term}.", "{term}, followed as outpatient."),
-    assessment=("{term}: stable on current plan.", "{term}, will follow.", "Plan for {term} as above.", "{term}: treated."),
+    assessment=(
+        "{term}: stable on current plan.", "{term}, will follow.", "Plan for {term} as above.", "Treated: {term}.",
+    ),
     negated=(
         "No evidence of {term}.", "Pt denies {term}.", "Workup was negative for {term}.", "{term} was ruled out.",
         "Not found to have {term}.",
@@ -76,5 +78,6 @@ TEST = Phrases(
     ),
 )  # fmt: skip
 COMPLAINTS = (
-    "weakness", "fever", "pain", "a fall", "fatigue", "shortness of breath", "nausea", "follow up", "dizziness", "cough",
+    "weakness", "fever", "pain", "a fall", "fatigue", "shortness of breath", "nausea", "follow up", "dizziness",
+    "cough",
 )  # fmt: skip

@@ -47,6 +47,10 @@ class Shape:
         for name, least in (("siblings", 2), ("comorbid", 0), ("noise", 0), ("negated", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"synthetic.{name} = {getattr(self, name)}: allowed is {least} or more")
+        if self.comorbid > self.commons // 2:
+            raise ValueError(
+                f"synthetic.comorbid = {self.comorbid}: allowed is at most half of {self.commons} common codes"
+            )
         if self.families < 2 or self.commons < 2:
             raise ValueError(f"synthetic.codes = {self.codes}: too few for two families of rare and two common codes")
         if min(self.notes) < 1 or self.notes[0] < 2 * RARE:
@@ -118,9 +122,8 @@ def plan(shape: Shape) -> Plan:
     pool = [one.code for one in chosen[len(chosen) // 10 :]]
     comorbid = {}
     for f in family:
-        order = np.concatenate(
-            [rng.permutation(len(pool)) for _ in range(-(-shape.siblings * shape.comorbid // len(pool)))]
-        )
+        rounds = -(-shape.siblings * shape.comorbid // len(pool))
+        order = [i for _ in range(rounds) for i in rng.permutation(len(pool))]
         for n, (code, _) in enumerate(f.members):
             places = order[n * shape.comorbid : (n + 1) * shape.comorbid]
             comorbid[code] = tuple(sorted({pool[i] for i in places}))
