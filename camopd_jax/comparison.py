@@ -66,7 +66,7 @@ def paired_t(a_S: np.ndarray, b_S: np.ndarray) -> Difference | None:
     d_S = np.asarray(a_S, np.float64) - np.asarray(b_S, np.float64)
     if len(d_S) < 2:
         return None
-    return _by_t(float(np.mean(d_S)), float(np.std(d_S, ddof=1) / np.sqrt(len(d_S))), len(d_S) - 1)
+    return by_t(float(np.mean(d_S)), float(np.std(d_S, ddof=1) / np.sqrt(len(d_S))), len(d_S) - 1)
 
 
 def resampling(seeds: int, items: int, resamples: int, seed: int) -> Resampling:
@@ -104,10 +104,11 @@ def paired_bootstrap(a: Scores, b: Scores, drawn: Resampling) -> Difference:
     if seeds > 1 and variance > 0:
         share = min(float(np.var(d_S, ddof=1)) / seeds / variance, 1.0)
         freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / (items - 1))
-    return _by_t(float(np.mean(d_S)), float(np.sqrt(variance)), freedom)
+    return by_t(float(np.mean(d_S)), float(np.sqrt(variance)), freedom)
 
 
-def _by_t(value: float, stderr: float, freedom: float) -> Difference:
+def by_t(value: float, stderr: float, freedom: float) -> Difference:
+    """A value with the interval and the p of Student's t; without any spread p is 1 at 0, and 0 elsewhere."""
     half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * stderr
     p = float(2 * stats.t.sf(abs(value) / stderr, freedom)) if stderr > 0 else float(value == 0)
     return Difference(value, value - half, value + half, p)

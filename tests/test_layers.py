@@ -15,7 +15,20 @@ MAX_LINES = 300
 # A part imports from its own level and from those before it; the parts of SYSTEMS not from each other.
 LEVELS = (
     ("types", "shown", "templates"),
-    ("losses", "policy", "sharding", "hosts", "lock", "models", "icd10", "sources", "wire", "endpoint", "structured"),
+    (
+        "losses",
+        "policy",
+        "sharding",
+        "hosts",
+        "lock",
+        "models",
+        "icd10",
+        "sources",
+        "wire",
+        "endpoint",
+        "structured",
+        "comparison",
+    ),
     (
         "sampling",
         "batching",
@@ -74,7 +87,6 @@ TOP = (
     "chips",
     "cli",
     "experiment",
-    "comparison",
     "remote",
     "figures",
 )
