@@ -104,7 +104,8 @@ def stratified(entries: Sequence[Entry], shares: Mapping[str, float], seed: int)
 
     Sechidis et al. (2011), with a patient's notes together: the code with the fewest notes left is served first, and
     its patients (those with most of its notes first) go where most notes of that code are wanted, then where most notes
-    at all, then by chance.
+    at all, then by chance. A code of one patient goes to the largest share; as the notes of rare codes are longer, that
+    split gets somewhat fewer notes than its share.
     """
     order = np.random.default_rng(seed)
     patients: dict[str, list[Entry]] = defaultdict(list)

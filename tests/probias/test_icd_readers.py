@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import tracemalloc
 
 import pytest
 
@@ -167,6 +168,33 @@ def test_a_note_of_two_megabytes_is_read_whole(tmp_path):
     spool = Spool(tmp_path)
     (note,) = Notes(mimic.mimic3(tmp_path, spool).entries, spool)
     assert note.text == f"{long}end"
+
+
+def test_memory_holds_no_more_than_the_note_in_use(tmp_path):
+    rows = [f'{i},7,{i},2101-01-01,,,Discharge summary,Report,,,"{i:06d}{"x" * 200_000}"' for i in range(100, 200)]
+    mimic3(tmp_path, "\n".join(rows), "".join(f"1,7,{i},1,4019\n" for i in range(100, 200)))
+    tracemalloc.start()
+    try:
+        spool = Spool(tmp_path)
+        notes = Notes(mimic.mimic3(tmp_path, spool).entries, spool)
+        assert sum(len(note.text) for note in notes) == 100 * 200_006
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_text_of_one_note(tmp_path):
+    (tmp_path / "note.txt").write_bytes("\ufefffièvre\n".encode())
+    assert cases.text_of(tmp_path / "note.txt") == "fièvre\n"
+    (tmp_path / "latin.txt").write_bytes("fièvre".encode("latin-1"))
+    (tmp_path / "empty.txt").write_text(" \n")
+    for name, says in (
+        ("latin", "latin.txt: byte 0xe8 is not UTF-8; .*iconv"),
+        ("empty", "it is empty"),
+        ("no", "no such"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            cases.text_of(tmp_path / f"{name}.txt")
 
 
 def test_texts_leave_no_file_behind(tmp_path):
