@@ -113,6 +113,12 @@ def test_mimic4_by_version(tmp_path, version, expected):
     assert found.icd10 == (version == "10")
 
 
+def test_mimic4_without_one_of_its_two_parts(tmp_path):
+    (tmp_path / "hosp").mkdir()
+    with pytest.raises(ValueError, match="needed are note/ of MIMIC-IV-Note and hosp/ of MIMIC-IV in it"):
+        mimic.mimic4(tmp_path, "10", Spool(tmp_path))
+
+
 @pytest.mark.parametrize(
     "file, text, says",
     [
