@@ -46,6 +46,20 @@ def codiesp(path: Path, language: str, spool: Spool) -> Found:
     return _found(rows, "icd10-diagnosis", spool, path)
 
 
+def text_of(file: Path) -> str:
+    """The text of one note in a file of its own.
+
+    Raises:
+      ValueError: there is no such file, it is empty, or it is not UTF-8.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file; allowed is a text file with one note")
+    text = tables.decoded(file.read_bytes().decode("utf-8-sig", "surrogateescape"), str(file), file)
+    if not text.strip():
+        raise ValueError(f"{file}: it is empty; allowed is a text file with one note")
+    return text
+
+
 def _found(rows: Iterator[tuple[str, dict, object]], system: str, spool: Spool, path: Path) -> Found:
     entries: dict[str, Entry] = {}
     kept: dict[str, tuple] = {}  # id -> what its row said
@@ -130,8 +144,7 @@ def _published(directory: Path, language: str) -> Iterator[tuple[str, dict, str]
                 raise TextError(where, f"there is no {texts / name}.txt")
         for name, file in files.items():
             where, found = codes.get(name, (f"{file}:1", []))
-            text = tables.decoded(file.read_bytes().decode("utf-8-sig", "surrogateescape"), f"{file}:1", file)
-            yield where, {"id": name, "split": split, "codes": found}, text
+            yield where, {"id": name, "split": split, "codes": found}, text_of(file)
 
 
 def _lines(file: Path) -> dict[str, tuple[str, list[str]]]:

@@ -38,7 +38,7 @@ def normalised(code: str, system: str) -> str:
     whole = plain if before is None or len(plain) <= before else f"{plain[:before]}.{plain[before:]}"
     if "." in found and found.upper() != whole:
         raise ValueError(
-            f"code {code!r}: its dot is not where a {system} has it; allowed are {words}; leading zeros count"
+            f"code {code!r}: its dot stands elsewhere in {system} codes; allowed are {words}; leading zeros count"
         )
     return whole
 

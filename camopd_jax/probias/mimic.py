@@ -63,6 +63,8 @@ def mimic4(directory: Path, version: str, spool: Spool) -> Found:
     Raises:
       ValueError: a file or column is missing, or a row is malformed (FILE:LINE).
     """
+    if not (directory / "note").is_dir() or not (directory / "hosp").is_dir():
+        raise ValueError(f"{directory}: needed are note/ of MIMIC-IV-Note and hosp/ of MIMIC-IV in it; links will do")
     left_out: Counter[str] = Counter()
     columns = ("subject_id", "hadm_id", "note_seq", "charttime", "text")
     system = {"diagnoses": f"icd{version}-diagnosis", "procedures": f"icd{version}-procedure"}

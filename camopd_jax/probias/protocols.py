@@ -44,9 +44,7 @@ class Protocol:
         if self.name not in PROTOCOLS:
             raise ValueError(f"protocol {self.name!r}: allowed are {', '.join(PROTOCOLS)}")
         if len(self.shares) != 3 or min(self.shares) < 0 or not self.shares[0] or abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError(
-                f"shares = {self.shares}: allowed are three numbers, 0 or more, the first above 0, of sum 1"
-            )
+            raise ValueError(f"shares = {self.shares}: allowed are three numbers of sum 1, the first above 0")
         if self.least < 1 or self.top < 1:
             raise ValueError(f"least = {self.least}, top = {self.top}: allowed are whole numbers, 1 or more")
         if self.name.startswith("caml") and not self.files:
@@ -106,7 +104,8 @@ def stratified(entries: Sequence[Entry], shares: Mapping[str, float], seed: int)
 
     Sechidis et al. (2011), with a patient's notes together: the code with the fewest notes left is served first, and
     its patients (those with most of its notes first) go where most notes of that code are wanted, then where most notes
-    at all, then by chance.
+    at all, then by chance. A code of one patient goes to the largest share; as the notes of rare codes are longer, that
+    split gets somewhat fewer notes than its share.
     """
     order = np.random.default_rng(seed)
     patients: dict[str, list[Entry]] = defaultdict(list)
@@ -174,17 +173,11 @@ def _of_files(entries: Sequence[Entry], directory: Path, stem: str, left_out: di
             if not admission.isdecimal():
                 raise TextError(where, f"{admission!r}; allowed is the number of an admission")
             if place.setdefault(admission, (name, where))[0] != name:
-                raise TextError(
-                    where, f"admission {admission} is in {place[admission][1]} as well; allowed is one split"
-                )
+                raise TextError(where, f"admission {admission} is in {place[admission][1]} too; allowed is one split")
     found = {name: [e for e in entries if place.get(e.id, ("", ""))[0] == name] for name in SPLITS}
     kept = sum(map(len, found.values()))
     if not kept:
         raise ValueError(f"{directory}: none of its {len(place)} admissions is among the {len(entries)} of the source")
-    for why, n in (
-        ("notes in no split file", len(entries) - kept),
-        ("ids of split files without a note", len(place) - kept),
-    ):
-        if n:
-            left_out[why] = n
+    unmatched = {"notes in no split file": len(entries) - kept, "ids of split files without a note": len(place) - kept}
+    left_out |= {why: n for why, n in unmatched.items() if n}
     return found

@@ -47,12 +47,12 @@ class Shape:
         for name, least in (("siblings", 2), ("comorbid", 0), ("noise", 0), ("negated", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"synthetic.{name} = {getattr(self, name)}: allowed is {least} or more")
+        if self.families < 2 or self.commons < 2:
+            raise ValueError(f"synthetic.codes = {self.codes}: too few for two families of rare and two common codes")
         if self.comorbid > self.commons // 2:
             raise ValueError(
                 f"synthetic.comorbid = {self.comorbid}: allowed is at most half of {self.commons} common codes"
             )
-        if self.families < 2 or self.commons < 2:
-            raise ValueError(f"synthetic.codes = {self.codes}: too few for two families of rare and two common codes")
         if min(self.notes) < 1 or self.notes[0] < 2 * RARE:
             raise ValueError(f"synthetic.notes = {self.notes}: allowed are {2 * RARE} or more to train, and 1 or more")
         for n, each in zip(self.notes, (RARE // 2, *self.rare_notes), strict=True):

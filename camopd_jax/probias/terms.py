@@ -44,10 +44,10 @@ def title(code: str) -> str:
 
 
 def inclusion(code: str) -> tuple[str, ...]:
-    """Inclusion terms of a code of this release."""
+    """Inclusion terms of a code of this release, and what else stands below it as included."""
     import simple_icd_10_cm as icd
 
-    return tuple(icd.get_inclusion_term(code)) if icd.is_valid_item(code) else ()
+    return (*icd.get_inclusion_term(code), *icd.get_includes(code)) if icd.is_valid_item(code) else ()
 
 
 def known(code: str) -> bool:
