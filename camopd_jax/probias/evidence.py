@@ -13,6 +13,7 @@ FAINT = 0.1  # of the heaviest word: a lighter one begins no passage and ends no
 BETWEEN = 2  # light words at most between two heavy ones of a passage
 LONGEST = 20  # words of a passage
 _EDGES = "\"'()[]{}<>.,;:!?*-"  # of a passage, cut off
+_WORD = re.compile(r"\S+")
 _SENTENCE = re.compile(r"[.;!?][\"')\]]*$")
 
 
@@ -44,8 +45,8 @@ def passages(text: str, offsets_T: Sequence[tuple[int, int]], weight_T: np.ndarr
             f"{len(offsets_T2)} tokens with {len(weight_T)} weights, the least {weight_T.min(initial=0)}; allowed is "
             "one weight a token, finite and at least 0"
         )
-    words = [match.span() for match in re.finditer(r"\S+", text)]
-    heavy = _heavy(_word_weights(len(text), words, offsets_T2, weight_T))
+    words = [match.span() for match in _WORD.finditer(text, 0, _end(text, offsets_T2))]
+    heavy = _heavy(_word_weights(words, offsets_T2, weight_T))
     found, group = [], []
     for number, weight in heavy:
         if group and not _together(text, words, group[0][0], group[-1][0], number):
@@ -57,20 +58,34 @@ def passages(text: str, offsets_T: Sequence[tuple[int, int]], weight_T: np.ndarr
     return sorted(found, key=lambda span: (-span.weight, span.start))[:n]
 
 
-def _word_weights(length: int, words: list, offsets_T2: np.ndarray, weight_T: np.ndarray) -> np.ndarray:
-    """The attention on each word: that of a token is even over its characters but white space."""
-    dark = np.zeros(length + 1, np.int64)  # characters of words before a place
-    for start, end in words:
-        dark[start + 1 : end + 1] = 1
-    dark = np.cumsum(dark)
-    density = np.zeros(length + 1)
-    for (start, end), weight in zip(np.clip(offsets_T2, 0, length), weight_T, strict=True):
-        size = dark[end] - dark[start]
-        if size:
-            density[start] += weight / size
-            density[end] -= weight / size
-    density = np.cumsum(density)
-    return np.array([density[start:end].sum() for start, end in words])
+def _end(text: str, offsets_T2: np.ndarray) -> int:
+    """Where the word of the last token ends: of a long note little may have been read."""
+    last = min(int(offsets_T2.max(initial=0)), len(text))
+    rest = _WORD.match(text, last)
+    return rest.end() if rest else last
+
+
+def _word_weights(words: list, offsets_T2: np.ndarray, weight_T: np.ndarray) -> np.ndarray:
+    """The attention on each word: that of a token is even over its characters, white space left out."""
+    if not words:
+        return np.zeros(0)
+    start_W, end_W = np.array(words).T
+    length = int(end_W[-1])
+    dark = _covered(length, start_W, end_W, 1.0)
+    before = np.concatenate([[0], np.cumsum(dark)])  # dark characters before each place
+    start_T, end_T = np.clip(offsets_T2, 0, length).T
+    size_T = before[end_T] - before[start_T]
+    each_T = np.divide(weight_T, size_T, out=np.zeros(len(weight_T)), where=size_T > 0)
+    total = np.concatenate([[0], np.cumsum(_covered(length, start_T, end_T, each_T) * dark)])
+    return total[end_W] - total[start_W]
+
+
+def _covered(length: int, start_M: np.ndarray, end_M: np.ndarray, amount_M: np.ndarray | float) -> np.ndarray:
+    """The sum, at each of `length` characters, of the amounts of the ranges that it is in."""
+    change = np.zeros(length + 1)
+    np.add.at(change, start_M, amount_M)
+    np.subtract.at(change, end_M, amount_M)
+    return np.cumsum(change)[:length]
 
 
 def _heavy(weight_W: np.ndarray) -> list[tuple[int, float]]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html as escaping
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,8 +114,8 @@ def _row(number: int, p: Prediction, text: str) -> str:
 def _passage(number: int, span: Span, text: str) -> str:
     before, words, after = map(_text, quote(text, span, QUOTED))
     return (
-        f'<li><button type="button" class="passage said" data-code="{number}" data-start="{span.start}">{before}'
-        f'<b>{words}</b>{after}</button> <span class="share">{100 * span.weight:.0f} %</span></li>'
+        f'<li><span class="share">{100 * span.weight:.0f} %</span> <button type="button" class="passage said" '
+        f'data-code="{number}" data-start="{span.start}">{before}<b>{words}</b>{after}</button></li>'
     )
 
 
@@ -131,7 +132,7 @@ def _note(text: str, ranked: Sequence[Prediction], read: int) -> str:
     cuts = sorted(at for at in ends if at <= len(text))
     suggested = sum(p.suggested for p in ranked)
     out, here = [], []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         here = [item for item in here if item[0] > start] + begin.get(start, [])
         out.append(_piece(text[start:end], start, here, suggested) if start < read else _left_out(text[start:end]))
     return "".join(out)
