@@ -98,7 +98,7 @@ def test_the_table_for_a_terminal():
         "0.700  I10      Essential (primary) hypertension",
         "                 50 %  [Hypertension] & type 2 diabetes. Denies …",
         "0.200  (R07.9)  Chest pain, unspecified",
-        "                 90 %  … 2 diabetes. Denies <b>[chest</b> pain]. Seen again on Friday.",
+        "                 90 %  … type 2 diabetes. Denies <b>[chest</b> pain]. Seen again on Friday.",
     ]
     nasty = view.table(NASTY, [Prediction(NASTY, NASTY, 0.5, 0.4, (Span(0, len(NASTY), 1.0),))])
     assert len(nasty.splitlines()) == 2 and not re.search("[\x00\u202e\x1b]", nasty)
