@@ -13,8 +13,7 @@ matplotlib.use("Agg")  # files only: a run has no screen
 import matplotlib.pyplot as plt
 import numpy as np
 
-from camopd_jax.summary import COLORS
-
+COLORS = ("#1f6fb4", "#d1701f", "#3a8a4d", "#8a4fa3", "#b03a48")  # of branches, methods or systems, in order
 MORE_COLORS = (*COLORS, "#d4a017", "#2aa5a0", "#c65d9b", "#6b6b6b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 GREY = "#888888"

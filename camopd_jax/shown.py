@@ -51,6 +51,11 @@ def line(text: str) -> str:
     return _CONTROL.sub(lambda m: " " if m[0] in "\t\r\n" else f"<{ord(m[0]):04X}>", text)
 
 
+def visible(text: str) -> str:
+    """The whole text, in which what is not seen, or turns text around, stands as its number; line breaks stay."""
+    return _CONTROL.sub(lambda m: m[0] if m[0] in "\t\r\n" else f"⟨{ord(m[0]):04X}⟩", text)
+
+
 def lines(text: str) -> str:
     """The same of each line."""
     return "\n".join(map(line, text.split("\n")))

@@ -12,8 +12,7 @@ matplotlib.use("Agg")  # files only: a run has no screen
 import matplotlib.pyplot as plt
 
 from camopd_jax.evals.suite import Line, Measure, ratio_interval
-
-COLORS = ("#1f6fb4", "#d1701f", "#3a8a4d", "#8a4fa3", "#b03a48")  # of the branches, in order
+from camopd_jax.figures import COLORS
 
 
 def record(models: dict[str, dict[str, Measure]], lines: Sequence[Line], student: str, checked: Sequence[str]) -> dict:

@@ -28,6 +28,7 @@ LEVELS = (
         "endpoint",
         "structured",
         "comparison",
+        "figures",
     ),
     (
         "sampling",
@@ -88,7 +89,6 @@ TOP = (
     "cli",
     "experiment",
     "remote",
-    "figures",
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 

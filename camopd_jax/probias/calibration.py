@@ -22,7 +22,7 @@ class Reliability:
     true_K: np.ndarray  # share; nan in an empty bin
 
     def ece(self) -> float | None:
-        """Expected calibration error (Naeini et al. 2015): sum of count |true - said| / sum of count; None of no pair."""
+        """Expected calibration error, sum of count |true - said| / sum of count (Naeini et al. 2015); None: no pair."""
         known_K = self.count_K > 0
         if not known_K.any():
             return None

@@ -3,7 +3,7 @@
 Over seeds, the paired t interval is `comparison.paired_t`: with five seeds a bootstrap has too few values to draw from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import sparse
@@ -31,23 +31,38 @@ def paired(
     """
     if a.truth_NC.shape != b.truth_NC.shape or (a.truth_NC != b.truth_NC).nnz:
         raise ValueError("two systems on different documents, codes or truths cannot be paired; give one split of both")
-    documents = a.truth_NC.shape[0]
+    of_a, of_b = _Drawn(a, threshold_a_C, frequency_C), _Drawn(b, threshold_b_C, frequency_C)
+
+    def difference(weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+        figures_b = of_b.figures(weight_RN)
+        return {name: x_R - figures_b[name] for name, x_R in of_a.figures(weight_RN).items()}
+
+    return _intervals(difference, *a.truth_NC.shape, resamples, seed)
+
+
+def alone(
+    split: Split, threshold_C: np.ndarray, frequency_C: np.ndarray, resamples: int, seed: int
+) -> dict[str, Difference | None]:
+    """The figures of one system with their intervals, names and rules as in `paired`; p is of being 0.
+
+    Two of these that overlap may still differ for sure: `paired` tells.
+    """
+    return _intervals(_Drawn(split, threshold_C, frequency_C).figures, *split.truth_NC.shape, resamples, seed)
+
+
+def _intervals(
+    figures: Callable[[np.ndarray], dict[str, np.ndarray]], documents: int, codes: int, resamples: int, seed: int
+) -> dict[str, Difference | None]:
     if documents < 2:
         raise ValueError("documents: 1; allowed is 2 or more, to draw from")
-    systems = [
-        _Drawn(split, threshold_C, frequency_C) for split, threshold_C in ((a, threshold_a_C), (b, threshold_b_C))
-    ]
-    whole, drawn = _differences(systems, np.ones((1, documents))), []
-    for weight_RN in _resamples(documents, resamples, max(1, BLOCK // a.truth_NC.shape[1]), seed):
-        drawn.append(_differences(systems, weight_RN))
+    whole = figures(np.ones((1, documents)))
+    drawn = [figures(weight_RN) for weight_RN in _resamples(documents, resamples, max(1, BLOCK // codes), seed)]
     out = {}
     for name, value in whole.items():
         over_R = np.concatenate([found[name] for found in drawn])
         over_R = over_R[~np.isnan(over_R)]  # a resample may lack all codes of a bucket
-        if np.isnan(value[0]) or len(over_R) < 2:
-            out[name] = None
-        else:
-            out[name] = comparison.by_t(float(value[0]), float(over_R.std(ddof=1)), documents - 1)
+        known = not np.isnan(value[0]) and len(over_R) > 1
+        out[name] = comparison.by_t(float(value[0]), float(over_R.std(ddof=1)), documents - 1) if known else None
     return out
 
 
@@ -57,11 +72,6 @@ def _resamples(documents: int, resamples: int, step: int, seed: int) -> Iterator
     for first in range(0, resamples, step):
         size = min(step, resamples - first)
         yield rng.multinomial(documents, np.full(documents, 1 / documents), size=size).astype(np.float64)
-
-
-def _differences(systems: list["_Drawn"], weight_RN: np.ndarray) -> dict[str, np.ndarray]:
-    of_a, of_b = (system.figures(weight_RN) for system in systems)
-    return {name: of_a[name] - of_b[name] for name in of_a}
 
 
 class _Drawn:

@@ -26,6 +26,13 @@ def compare(a, b, frequency_C, resamples=400, seed=0):
     return differences.paired(a, b, half_C, half_C, frequency_C, resamples, seed)
 
 
+def figures_of(split):
+    half_C = np.full(split.probability_NC.shape[1], 0.5)
+    of_documents = scores.per_document(scores.ranking(split), scores.exact_match(split, half_C))
+    mean = {name: np.nanmean(x_N) for name, x_N in of_documents.items()}
+    return mean | {name: x_R[0] for name, x_R in scores.f1(scores.count(split, half_C)).items()}
+
+
 def test_values_are_the_differences_of_the_scores():
     a, b = systems(50, 20, 0, 0.6)
     frequency_C = np.repeat([5, 30, 400, 900], 5)
@@ -46,17 +53,25 @@ def test_the_spread_is_that_of_scores_on_documents_drawn_by_hand():
     found = compare(a, b, np.full(8, 5), resamples=3000)
     rng = np.random.default_rng(99)
     drawn = {name: [] for name in NAMES}
-    for _ in range(250):
+    for _ in range(200):
         at = rng.integers(40, size=40)
-        of_a, of_b = (
-            scores.compute(scores.Split(x.probability_NC[at], x.truth_NC[at]), np.full(8, 0.5), np.full(8, 5)).figures
-            for x in (a, b)
-        )
+        of_a, of_b = (figures_of(scores.Split(x.probability_NC[at], x.truth_NC[at])) for x in (a, b))
         for name in NAMES:
             drawn[name].append(of_a[name] - of_b[name])
     for name in NAMES:
         half = (found[name].high - found[name].low) / 2
-        assert half == pytest.approx(2.0227 * np.std(drawn[name], ddof=1), rel=0.15), name  # t(39)
+        assert half == pytest.approx(2.0227 * np.std(drawn[name], ddof=1), rel=0.2), name  # t(39)
+
+
+def test_a_system_alone():
+    a, _ = systems(50, 8, 7, 0.6)
+    half_C, frequency_C = np.full(8, 0.5), np.repeat([5, 30], 4)
+    found = differences.alone(a, half_C, frequency_C, 2000, 0)
+    whole = scores.compute(a, half_C, frequency_C)
+    assert all(found[name].value == pytest.approx(whole.figures[name]) for name in NAMES)
+    assert found["micro_f1 11-50"].value == pytest.approx(whole.buckets["11-50"]["micro_f1"])
+    spread = scores.ranking(a).precision_at[5].std() / np.sqrt(50)  # of a mean over documents it is known
+    assert found["precision_at_5"].high - found["precision_at_5"].value == pytest.approx(2.0096 * spread, rel=0.05)
 
 
 def test_a_system_against_itself():
@@ -79,7 +94,7 @@ def test_blocks_of_resamples_change_nothing(monkeypatch):
 @pytest.mark.filterwarnings("error")
 def test_the_interval_holds_the_difference_of_other_documents():
     """Systems as before on many splits: 95 of 100 intervals hold the difference over all of these documents."""
-    truth, trials = systems(60 * 120, 6, 4, 0.3), 120
+    truth, trials = systems(60 * 100, 6, 4, 0.3), 100
     goal = compare(*truth, np.full(6, 5), resamples=2)["macro_f1_present"].value
     held = 0
     for trial in range(trials):
@@ -87,7 +102,7 @@ def test_the_interval_holds_the_difference_of_other_documents():
         a, b = (scores.Split(x.probability_NC[rows], x.truth_NC[rows]) for x in truth)
         d = compare(a, b, np.full(6, 5), resamples=100, seed=trial)["macro_f1_present"]
         held += d.low <= goal <= d.high
-    assert 0.89 <= held / trials <= 0.99
+    assert 0.88 <= held / trials <= 0.99
 
 
 def test_other_documents_are_refused():
