@@ -192,8 +192,14 @@ def _assigned(shape: Shape, planned: Plan, n: int, rng: np.random.Generator, num
     for i, rare in with_rare:
         codes[i].add(rare)
         for code in planned.comorbid[rare]:
-            base = planned.rate[code]
-            # So that P(code | rare) = base + strength * (likely - base), the note's own draw at the base rate included.
-            if rng.random() < max(shape.strength * (shape.likely - base) / (1 - base), 0.0):
+            if rng.random() < added(planned.rate[code], shape.likely, shape.strength):
                 codes[i].add(code)
     return codes
+
+
+def added(base: float, likely: float, strength: float) -> float:
+    """The probability of adding a common code to a note of a rare one, beside its own draw at the base rate.
+
+    P(common | rare) = base + (1 - base) * added = base + strength * (likely - base).
+    """
+    return max(strength * (likely - base) / (1 - base), 0.0)

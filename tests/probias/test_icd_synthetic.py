@@ -58,6 +58,12 @@ def test_comorbidity_is_as_strong_as_planned(strength, split):
     assert abs(found - (base + strength * (0.9 - base))) < 4 * np.sqrt(0.25 / n.sum())
 
 
+@pytest.mark.parametrize("strength, expected", [(0.0, 0.5), (0.5, 0.7), (1.0, 0.9)])
+def test_strength_by_hand(strength, expected):
+    assert 0.5 + 0.5 * synthetic.added(0.5, 0.9, strength) == pytest.approx(expected)
+    assert synthetic.added(0.95, 0.9, strength) == 0
+
+
 def test_at_strength_0_siblings_have_nothing_that_tells_them_apart():
     planned, notes = made(strength=0.0, notes=(1400, 100, 400))
     with_rare = [n for n in notes if set(n.codes) & set(planned.rare)]
@@ -105,6 +111,25 @@ def test_common_codes_are_named_and_negated_ones_are_not_coded():
                 assert found, (one, note)
             absent += found and one.code not in note.codes
     assert named > 300 and absent > 100
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_code_of_a_note_is_negated_in_it_or_said_of_its_family(split):
+    planned, notes = made(split)
+    said = {one.code: one.terms for one in planned.common}
+    said |= {code: (title, family.name) for family in planned.family for code, title in family.members}
+    of = phrases.TEST if split == "test" else phrases.TRAINING
+    seen = 0
+    for note in notes:
+        mine = {term for code in note.codes for term in said[code]}
+        for sentence in (*of.negated, *of.family):
+            before, after = (re.escape(part) for part in sentence.split("{term}"))
+            for found in re.findall(
+                rf"(?i)(?:^|(?<=[.:] ))(?:{before})([A-Za-z', -]+?){after}(?=\s|$)", note.text, re.M
+            ):
+                assert found.lower() not in {term.lower() for term in mine}, note
+                seen += 1
+    assert seen > len(notes)
 
 
 def test_no_sentence_of_test_is_one_of_training():
