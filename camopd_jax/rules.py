@@ -13,8 +13,8 @@ MEASURES = ("instructions", "reverse_kl", "forward_kl", "eos_rate", "length")  #
 
 
 def branches(config: ConfigDict) -> tuple[str, ...]:
-    """The names of the branches: a teacher each, the general one first."""
-    return tuple(sorted(config.teachers, key=lambda name: (name != "general", name)))
+    """The names of the branches: a teacher each, the general one first; none in a run without teachers."""
+    return tuple(sorted(config.get("teachers", ()), key=lambda name: (name != "general", name)))
 
 
 def specialised(config: ConfigDict) -> str | None:

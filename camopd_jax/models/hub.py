@@ -25,7 +25,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Weights as safetensors alone: other formats, and Python files, can run code.
 WANTED = ["config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
-          "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "*.safetensors",
+          "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "*.safetensors",
           "*.safetensors.index.json"]  # fmt: skip
 UNWANTED = ["*/*", "consolidated*"]  # where the same weights in other layouts are
 

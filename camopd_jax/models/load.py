@@ -66,7 +66,7 @@ def load(source: str) -> Model:
         return load_directory(Path(rest).expanduser(), source)
     if scheme == "random":
         params = jax.tree.map(np.asarray, decoder.random_params(tiny.CONFIG, seed=int(rest.partition(":")[2] or 0)))
-        fingerprint = _digest(repr(tiny.CONFIG), *jax.tree.leaves(params))
+        fingerprint = digest_of(repr(tiny.CONFIG), *jax.tree.leaves(params))
         tokenizer = tiny.tokenizer()
         return Model(source, tiny.CONFIG, tokenizer, (tokenizer.eos_token_id,), fingerprint, of_params(params), ())
     repo, _, revision = rest.partition("@")
@@ -113,9 +113,9 @@ def load_directory(directory: Path, source: str) -> Model:
     """
     _check_directory(directory, source)
     try:
-        _refuse_what_runs(directory)
+        refuse_what_runs(directory)
         cfg = config_from_hf(read_json(directory / "config.json"))
-        where = _locate(directory)
+        where = locate(directory)
         _check_tensors(cfg, where)
         tokenizer = _tokenizer(directory)
         stop_ids = _stop_ids(directory, tokenizer)
@@ -126,13 +126,13 @@ def load_directory(directory: Path, source: str) -> Model:
     files = sorted({file for file, _ in where.values()})
     # A commit of the hub names its content; a directory may change under the same name.
     named = source.startswith("hf:")
-    content = [np.frombuffer(source.encode(), np.uint8)] if named else map(_bytes, files)
-    stamps = tuple(_stamp(file) for file in files) if named else ()
+    content = [np.frombuffer(source.encode(), np.uint8)] if named else map(mapped, files)
+    stamps = tuple(stamp(file) for file in files) if named else ()
     text = repr((cfg, stop_ids, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()))
-    return Model(source, cfg, tokenizer, stop_ids, _digest(text, *content), _reader(where), stamps)
+    return Model(source, cfg, tokenizer, stop_ids, digest_of(text, *content), _reader(where), stamps)
 
 
-def _refuse_what_runs(directory: Path) -> None:
+def refuse_what_runs(directory: Path) -> None:
     """Raise ValueError if a model needs code of its own, which is never run; and for files that are absurdly large."""
     for name in ("config.json", "tokenizer_config.json"):
         if (directory / name).is_file() and read_json(directory / name).get("auto_map"):
@@ -156,23 +156,23 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _stamp(file: Path) -> tuple[str, int, int]:
+def stamp(file: Path) -> tuple[str, int, int]:
     found = file.resolve().stat()  # the hub's cache has links
     return file.name, found.st_size, found.st_mtime_ns
 
 
-def _bytes(file: Path) -> np.ndarray:
+def mapped(file: Path) -> np.ndarray:
     return np.memmap(file, np.uint8, "r")
 
 
-def _digest(text: str, *arrays: np.ndarray) -> str:
+def digest_of(text: str, *arrays: np.ndarray) -> str:
     digest = hashlib.sha256(text.encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
 
 
-def _locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def locate(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """File and shape of each tensor of a directory, one safetensors file or several."""
     index = directory / "model.safetensors.index.json"
     files = ["model.safetensors"]
