@@ -114,7 +114,7 @@ MUTANTS = [
            "np.searchsorted(true_T, candidate_K)", 'np.searchsorted(true_T, candidate_K, side="right")',
            ICD_THRESHOLDS + "no_threshold_is_better"),
     Mutant("icd thresholds: a pair counts at the candidate above it", "probias/thresholds.py",
-           'probability_N[order_N], side="right"', 'probability_N[order_N], side="left"',
+           'falling_CN.ravel(), side="right"', 'falling_CN.ravel(), side="left"',
            ICD_THRESHOLDS + "no_threshold_is_better"),
     Mutant("icd thresholds: the lowest of the best", "probias/thresholds.py", "- NEAR)[-1]]", "- NEAR)[0]]",
            ICD_THRESHOLDS + "of_equally_good_ones_the_highest"),

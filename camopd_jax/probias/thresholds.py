@@ -75,12 +75,13 @@ def macro(split: Split) -> float | None:
     # The sum over codes of F1 at each candidate, as running sums of its steps: a pair comes in, at the highest
     # candidate that is not above it, and changes its code's F1.
     step_K = np.zeros(len(candidate_K) + 1)
-    for probability_N, truth_N in _columns(split):
-        order_N = np.argsort(-probability_N)
-        hits_N = np.cumsum(truth_N[order_N])
-        f1_N = 2 * hits_N / (np.arange(1, len(hits_N) + 1) + hits_N[-1])
-        at_N = np.searchsorted(candidate_K, probability_N[order_N], side="right")  # 0: below all
-        step_K += np.bincount(at_N, weights=np.diff(f1_N, prepend=0.0), minlength=len(step_K))
+    for probability_CN, truth_CN in _columns(split):
+        order_CN = np.argsort(-probability_CN, axis=1)
+        hits_CN = np.cumsum(np.take_along_axis(truth_CN, order_CN, axis=1), axis=1)
+        f1_CN = 2 * hits_CN / (np.arange(1, hits_CN.shape[1] + 1) + hits_CN[:, -1:])
+        falling_CN = np.take_along_axis(probability_CN, order_CN, axis=1)
+        at_M = np.searchsorted(candidate_K, falling_CN.ravel(), side="right")  # 0: below all
+        step_K += np.bincount(at_M, np.diff(f1_CN, axis=1, prepend=0.0).ravel(), len(step_K))
     return _highest(candidate_K, np.cumsum(step_K[:0:-1])[::-1] / split.probability_NC.shape[1])
 
 
@@ -90,18 +91,12 @@ def _true(split: Split) -> np.ndarray:
 
 
 def _columns(split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(probability_N, truth_N) of the codes that some document has."""
+    """(probability_CN, truth_CN) of a few codes after another."""
     documents, codes = split.probability_NC.shape
     truth = split.truth_NC.tocsc()
     step = max(1, COLUMNS // documents)
-    for first in range(0, codes, step):
-        probability_CN = np.ascontiguousarray(split.probability_NC[:, first : first + step].T)
-        for c, probability_N in enumerate(probability_CN, start=first):
-            true_T = truth.indices[truth.indptr[c] : truth.indptr[c + 1]]
-            if len(true_T):
-                truth_N = np.zeros(documents, bool)
-                truth_N[true_T] = True
-                yield probability_N, truth_N
+    for c in range(0, codes, step):
+        yield np.ascontiguousarray(split.probability_NC[:, c : c + step].T), truth[:, c : c + step].toarray().T
 
 
 def _highest(candidate_K: np.ndarray, f1_K: np.ndarray) -> float | None:
