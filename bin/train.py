@@ -60,8 +60,8 @@ def main(argv: list[str]) -> int:
             raise ValueError("--check: allowed without --dry_run, which loads nothing that could be checked")
         if values.dry_run and (values.distributed or values.coordinator):
             raise ValueError("--dry_run: allowed in one process, without --coordinator and --distributed")
-        if values.dry_run and "grpo" in config:
-            raise ValueError("--dry_run: allowed for a recovery; --check prints what a run with config.grpo holds")
+        if values.dry_run and "camopd" not in config:
+            raise ValueError("--dry_run: allowed for a recovery; --check prints what a run of another kind holds")
         if values.dry_run:
             from camopd_jax import dry_run
 
@@ -75,6 +75,9 @@ def main(argv: list[str]) -> int:
         if "grpo" in config:
             from camopd_jax.reinforce.run import run as go
             from camopd_jax.reinforce.start import check
+        elif "protocol" in config:
+            from camopd_jax.coding.run import run as go
+            from camopd_jax.coding.start import check
         else:
             from camopd_jax.preflight import check
             from camopd_jax.recover import run as go

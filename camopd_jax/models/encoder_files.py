@@ -88,7 +88,9 @@ def config_from_hf(config: dict) -> EncoderConfig:
     """
     kind = config.get("model_type")
     if kind not in KINDS:
-        raise ValueError(f"config.json: model_type {kind!r} is no encoder that is known; allowed are {', '.join(KINDS)}")
+        raise ValueError(
+            f"config.json: model_type {kind!r} is no encoder that is known; allowed are {', '.join(KINDS)}"
+        )
     for key, least in _SIZES.items():
         if type(config.get(key)) is not int or config[key] < least:
             raise ValueError(f"config.json: {key} = {config.get(key)!r}: allowed is a whole number, {least} or more")
@@ -144,9 +146,13 @@ def _tokenizer(directory: Path, cfg: EncoderConfig) -> PreTrainedTokenizerFast:
         raise ValueError(f"the tokenizer cannot be read: {type(error).__name__}: {error}") from None
     lacking = [n for n in ("pad", "cls", "sep") if getattr(tokenizer, f"{n}_token_id") is None]
     if not tokenizer.is_fast or lacking:
-        raise ValueError(f"the tokenizer has no {', '.join(lacking) or 'fast form'}; allowed is a fast one with pad, cls and sep")
+        raise ValueError(
+            f"the tokenizer has no {', '.join(lacking) or 'fast form'}; allowed is a fast one with pad, cls and sep"
+        )
     if max(tokenizer.get_vocab().values()) >= cfg.vocab_size:
-        raise ValueError(f"the tokenizer has ids up to {max(tokenizer.get_vocab().values())}, the embedding {cfg.vocab_size} rows")
+        raise ValueError(
+            f"the tokenizer has ids up to {max(tokenizer.get_vocab().values())}, the embedding {cfg.vocab_size} rows"
+        )
     return tokenizer
 
 

@@ -1,7 +1,7 @@
 """ProBias and its ablations in one shell: text encoder, code graph, label attention (method.md, section 3).
 
-    N notes     K chunks of a note     T tokens of a chunk     C codes     E width of a description's embedding
-    D width of codes and of the text as label attention reads it     R rare codes     Kc common codes
+N notes     K chunks of a note     T tokens of a chunk     C codes     E width of a description's embedding
+D width of codes and of the text as label attention reads it     R rare codes     Kc common codes
 """
 
 from dataclasses import dataclass
