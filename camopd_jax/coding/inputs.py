@@ -17,7 +17,7 @@ from camopd_jax.evals import cached
 from camopd_jax.models import encoder_files
 from camopd_jax.models.encoder import EncoderConfig
 from camopd_jax.models.encoder_files import TextModel
-from camopd_jax.probias import chunks, corpus, descriptions, graph, lexical, model
+from camopd_jax.probias import chunks, corpus, descriptions, graph, model
 from camopd_jax.probias.chunks import Chunking
 from camopd_jax.probias.corpus import Corpus
 from camopd_jax.probias.graph import Graph
@@ -130,8 +130,8 @@ def _encoder(
     loaded = hosts.in_turn(lambda: encoder_files.load_encoder(config.text.encoder))
     if length > loaded.cfg.max_tokens:
         raise ValueError(
-            f"config.text.chunk_tokens = {chunking.tokens}: {config.text.encoder} reads {loaded.cfg.max_tokens} tokens, "
-            "CLS and SEP included"
+            f"config.text.chunk_tokens = {chunking.tokens}: {config.text.encoder} reads {loaded.cfg.max_tokens} "
+            "tokens, CLS and SEP included"
         )
     return {ENCODER: loaded}, loaded.tokenizer, loaded.cfg
 

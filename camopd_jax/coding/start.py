@@ -46,10 +46,10 @@ def _weights(read: Inputs) -> Iterator[str]:
         for name, layer, _ in encoder.tensors_of(source.cfg):
             if bad := checked.not_finite(np.asarray(source.read(name, layer, WHOLE))):
                 raise ValueError(
-                    f"text encoder {source.source}: {bad} values of {name} are not finite numbers; fetch the weights again"
+                    f"text encoder {source.source}: {bad} values of {name} are not finite; fetch the weights again"
                 )
         yield f"{source.source}: all tensors there, of the right shape and finite; fingerprint {source.fingerprint}"
-    yield f"{total / 1e6:,.1f} million parameters train{'' if read.models else ', all from random ones'}"
+    yield f"{total:,} parameters train{'' if read.models else ', all from random ones'}"
 
 
 def _memory(read: Inputs, workdir: Path) -> list[str]:
@@ -81,7 +81,7 @@ def _proofs(read: Inputs) -> Iterator[str]:
 
     def logits(which: np.ndarray) -> np.ndarray:
         notes = system.batch_of(
-            [part.ids[i] for i in which], part.truth_NC[which], 0.0, rows, 0, read.tokenizer, read.chunking
+            [part.ids[i] for i in which], part.truth_NC[which].toarray(), 0.0, rows, 0, read.tokenizer, read.chunking
         )
         return coder.logits(params, notes)[: len(short)]
 

@@ -54,8 +54,8 @@ def buckets(probability: np.ndarray) -> np.ndarray:
     """The bucket of each P, int8; NO_EDGE where it is 0.
 
     Edges are the different values among 0 and 11 quantiles (0, 0.1, ..., 1) of the P that are not 0: ties merge edges.
-    P is in bucket b where edge b <= P < edge b + 1; the greatest P has no edge above it, and no bucket is above 10. P = 1
-    is always in 10.
+    P is in bucket b where edge b <= P < edge b + 1; the greatest P has no edge above it, and no bucket is above 10.
+    P = 1 is always in 10.
     """
     known = probability[probability > 0]
     if not known.size:

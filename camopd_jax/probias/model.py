@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from camopd_jax.models import encoder
-from camopd_jax.models.encoder import Encoder, EncoderConfig, dropped, full, layer_norm, weight
+from camopd_jax.models.encoder import Encoder, EncoderConfig, dropped, full, layer_norm
 from camopd_jax.probias import attention, graph
 from camopd_jax.types import Params
 
@@ -206,7 +206,7 @@ class ProBias(nnx.Module):
         """Logits [N, C], float32; with a key, with dropout."""
         cfg = self.cfg
         first, second = (None, None) if key is None else jax.random.split(key)
-        notes, chunks, length = token_NKT.shape
+        _, chunks, length = token_NKT.shape
         mask_MT = mask_NKT.reshape(-1, length)
         key_MTD, value_MTD = self.read(token_NKT.reshape(-1, length), mask_MT, first)
         query_CD = self.queries(codes, second)

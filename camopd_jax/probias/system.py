@@ -21,7 +21,7 @@ WIDE = 32  # the tokens of a chunk are padded to a multiple, where all notes of 
 
 
 def batch_of(
-    ids: Sequence[np.ndarray], truth_NC: sparse.csr_array, weight: float, rows: int, draw: int,
+    ids: Sequence[np.ndarray], truth_NC: np.ndarray, weight: float, rows: int, draw: int,
     tokenizer: PreTrainedTokenizerFast, chunking: Chunking,
 ) -> Notes:  # fmt: skip
     """Some notes as arrays of `rows` notes, of which those that are over weigh nothing.
@@ -35,7 +35,7 @@ def batch_of(
     count = min(1 << (needed - 1).bit_length(), chunking.most)
     token_NKT, mask_NKT = chunks.batch(ids, chunking, tokenizer, rows=rows, chunks=count, length=length)
     dense_NC = np.zeros((rows, truth_NC.shape[1]), np.float32)
-    dense_NC[: len(ids)] = truth_NC.toarray()
+    dense_NC[: len(ids)] = truth_NC
     weight_N = np.where(np.arange(rows) < len(ids), weight, 0).astype(np.float32)
     return Notes(token_NKT, mask_NKT, dense_NC, weight_N, np.full(rows, draw, np.uint32))
 
@@ -66,8 +66,10 @@ def collector(
         chosen = chosen[np.argsort([len(ids[i]) for i in chosen], kind="stable")]
         parts = [chosen[start : start + micro] for start in range(0, batch_size, micro)]
         updates = [
-            batch_of([ids[i] for i in part], truth_NC[part], 1 / batch_size, micro, step * len(parts) + n, tokenizer,
-                     chunking)
+            batch_of(
+                [ids[i] for i in part], truth_NC[part].toarray(), 1 / batch_size, micro, step * len(parts) + n,
+                tokenizer, chunking,
+            )
             for n, part in enumerate(parts)
         ]  # fmt: skip
         return Experience(BRANCH, updates, {"batch": batch_size}, samples=[[names[i] for i in p] for p in parts])
@@ -89,7 +91,7 @@ def probabilities(
     order = np.argsort([len(x) for x in ids], kind="stable")
     taken = Accumulator(truth_NC.shape[1], directory)
     for part in _parts(order, batch_size):
-        notes = batch_of([ids[i] for i in part], truth_NC[part], 0.0, batch_size, 0, tokenizer, chunking)
+        notes = batch_of([ids[i] for i in part], truth_NC[part].toarray(), 0.0, batch_size, 0, tokenizer, chunking)
         logit_NC = np.asarray(predict(params, notes), np.float64)[: len(part)]
         taken.add((1 / (1 + np.exp(-np.clip(logit_NC, -80, 80)))).astype(np.float32), truth_NC[part])
     back = np.argsort(order)
