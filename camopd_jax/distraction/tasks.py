@@ -173,13 +173,23 @@ def focused(text: str, task: dict, beside: list, foreign: list, most: int, sente
       beside: what the sentence of the text with the answer tells besides it.
       foreign: what other sentences tell; the answer names at most `most` of it. Both only within a sentence.
       sentences: the other ones; the answer copies none.
+
+    A value is told by its last word, such as a surname, unless the right answer has that word too.
     """
     said = joined(text)
-    strange = [value for value in foreign if joined(value) in said]
-    companions = strange + [value for value in beside if joined(value) in said]
-    named = {word for value in [*companions, *_wordings(task)] for word in words(value)}
+    right = {word for wording in _wordings(task) for word in words(wording)}
+    strange, near = (
+        [
+            value
+            for value in told
+            if words(value) and joined(value if words(value)[-1] in right else words(value)[-1]) in said
+        ]
+        for told in (foreign, beside)
+    )
+    named = right.union(*map(words, strange + near))
     small = set(re.findall(r"\b[a-z]+", text)) - named - _NO_SENTENCE
-    if len(strange) > most or (companions and not small) or any(joined(sentence) in said for sentence in sentences):
+    listing = bool(strange + near) and not small
+    if len(strange) > most or listing or any(joined(sentence) in said for sentence in sentences):
         return False
     return done(text, task)
 
