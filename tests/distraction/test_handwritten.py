@@ -1,4 +1,7 @@
-"""Answers written by hand, before their author had read the rubric: right paraphrases pass, subtle failures fail."""
+"""Answers written by hand, before the rubric was run on them: right paraphrases pass, subtle failures fail.
+
+The author of batch 1 had not read the rubric; that of batch 2 had, and had not written it.
+"""
 
 import collections
 import functools
