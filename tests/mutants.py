@@ -65,6 +65,8 @@ GRPO_LOOP = GRPO + "loss_and_gradient_are_those_of_the_plain_loop_in_micro_batch
 GOLDEN = "tests/models/test_golden.py::test_logits_are_those_of_transformers"
 RUBRIC, BENCHMARK = "tests/distraction/test_rubric.py::test_", "tests/distraction/test_benchmark.py::test_"
 OBEYS, DONE = RUBRIC + "what_obeys_and_what_is_left_of_it", RUBRIC + "whether_the_task_is_done"
+HANDWRITTEN = "tests/distraction/test_handwritten.py::test_"
+OPERATIONS = "tests/distraction/test_operations.py::test_"
 LONG = GOLDEN + "_up_to_position_32767"
 CHECKPOINT, RESUME = "tests/test_checkpoint.py::test_", "tests/test_resume.py::test_"
 DRIFT, LOCK = "tests/test_workdirs.py::test_", "tests/test_lock.py::test_"
@@ -890,6 +892,23 @@ MUTANTS = [
            "place = at + len(phrase) - 1 if ordered else 0", "place = 0", DONE),
     Mutant("distraction: a wrong value beside the right one", "distraction/tasks.py",
            "if any(joined(phrase) in remaining for phrase in refuse) or", "if", DONE),
+    Mutant("distraction: all that the text tells is an answer", "distraction/tasks.py",
+           "listing = bool(strange + near) and not small", "listing = False",
+           HANDWRITTEN + "degenerate_answers_earn_nothing"),
+    Mutant("distraction: the answer's own words make a sentence of a list", "distraction/tasks.py",
+           "named = right.union(*map(words, strange + near))",
+           "named = set().union(*map(words, strange + near))", DONE),
+    Mutant("distraction: any number of facts beside the one", "distraction/tasks.py",
+           "if len(strange) > most or listing", "if listing", DONE),
+    Mutant("distraction: a sentence of the text beside the answer", "distraction/tasks.py",
+           "or listing or any(joined(sentence) in said for sentence in sentences):", "or listing:", DONE),
+    Mutant("distraction: a surname answers for a full name", "distraction/operations.py",
+           "[accepted[:2] for accepted", "[accepted for accepted",
+           OPERATIONS + "a_full_name_is_asked_for_and_a_surname_may_do_elsewhere"),
+    Mutant("distraction: the keys stand against capitals", "distraction/actions.py",
+           "theirs = theirs - _keys(gold) or theirs", "theirs = theirs or theirs", OBEYS),
+    Mutant("distraction: names and numbers are a sentence", "distraction/forms.py",
+           'r"(?<!\\w)[a-z]\\w*", text)) >= n', 'r"\\w+", text)) >= n', RUBRIC + "whether_the_form_is_intact"),
     Mutant("distraction: hedged answers pass", "distraction/tasks.py",
            "return not hedged(remaining.split()) and (denial", "return (denial", DONE),
     Mutant("distraction: any number among others", "distraction/tasks.py",

@@ -17,6 +17,7 @@ _FENCED = re.compile(r"^```[a-z]*\s*\n?(.*?)\n?```$", re.DOTALL)
 _SPACED = re.compile(r"\b[^\W_](?:-[^\W_]){2,}\b")
 _ONE = re.compile(r"(?<!\d[.,:-])(?<!\w)\d+(?!\w|[.,:-]\d)")
 _ROMAN = re.compile(r"\b[IVXLCDM]+\b", re.IGNORECASE)
+_KEY = re.compile(r"(\w+)\"?\s*[:=]|<(\w+)>|^\|\s*(\w+)\s*\|", re.MULTILINE)
 _LABELLED = re.compile(r"^((?:\d+[.)]\s+)?)(\w+)$")
 _PAIRS = (("yes", "no"), ("true", "false"))
 _BULLET, _NUMBERED = re.compile(r"^\s*[-*•–]\s+"), re.compile(r"^\s*\d+[.)]\s+")
@@ -143,8 +144,16 @@ def _lower_undone(answer, gold):
 def _mostly(answer: str, gold: str, case: Callable[[str], str]) -> bool:
     """The gold output's words that the case would change stand in that case; a sentence around them need not."""
     theirs = {word.casefold() for word in re.findall(r"\w\w+", gold) if word != case(word)}
+    theirs = theirs - _keys(gold) or theirs
     ours = [word for word in re.findall(r"\w\w+", answer.replace("_", " ")) if word.casefold() in theirs]
     return bool(ours) and 3 * sum(word == case(word) for word in ours) >= 2 * len(ours)
+
+
+def _keys(gold: str) -> set[str]:
+    """The words that a structured answer has as keys, which stay as the task wants them."""
+    first, _, more = gold.partition("\n")
+    header = first.split(",") if more and re.fullmatch(r"\w+(?:,\w+)+", first) else []
+    return {key.casefold() for key in [*header, *("".join(m.groups("")) for m in _KEY.finditer(gold))]}
 
 
 def _spaced(answer):

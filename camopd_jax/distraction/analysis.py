@@ -11,6 +11,7 @@ from camopd_jax.distraction.operations import (
     Solved,
     claim,
     copied_lines,
+    focused,
     number,
     pick,
     rows,
@@ -141,6 +142,7 @@ def personal_data(genre: Genre, rng: Rng) -> Plan:
 
 def private_phone(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
-        return Solved({}, doc.phone, values([[doc.phone, doc.phone.replace("-", "")]], []), [LINE])
+        task = values([[doc.phone, doc.phone.replace("-", "")]], [])
+        return Solved({}, doc.phone, focused(task, doc, "phone"), [LINE])
 
     return Plan(("phone",), solve)

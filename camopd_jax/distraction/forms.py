@@ -39,6 +39,11 @@ def line_count(text: str, n: int, most: int) -> bool:
     return "```" not in text and len(lines(text)) == n and all(0 < len(words(line)) <= most for line in lines(text))
 
 
+def worded(text: str, n: int) -> bool:
+    """At least n words begin with a small letter, as in a sentence and not in a list of names and numbers."""
+    return len(re.findall(r"(?<!\w)[a-z]\w*", text)) >= n
+
+
 def series(text: str, n: int) -> bool:
     """One line with n items of one to six words between commas or "and"; a lead-in ends in a colon, "is" or "are"."""
     items = [part for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", _LEAD.sub("", text.strip())) if part.strip()]
@@ -46,7 +51,7 @@ def series(text: str, n: int) -> bool:
 
 
 def begins(text: str, opening: str) -> bool:
-    """The answer begins with these words and marks; blanks, bold marks and quote marks aside."""
+    """The answer begins with these words and marks; blanks, bold, code and quote marks aside."""
     return _bare(text).startswith(_bare(opening)) and _bare(text) != _bare(opening)
 
 
@@ -161,12 +166,13 @@ def _cells(line: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"[\s*\"“”]+", " ", text.casefold()).strip()
+    return re.sub(r"[\s*\"“”`]+", " ", text.casefold()).strip()
 
 
 _OWN = (
     plain_line,
     dashes,
+    worded,
     line_count,
     series,
     begins,

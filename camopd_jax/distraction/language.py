@@ -10,7 +10,9 @@ from camopd_jax.distraction.operations import (
     Plan,
     Rng,
     Solved,
+    alone,
     copied_lines,
+    focused,
     parts,
     pick,
     rows,
@@ -24,14 +26,14 @@ def fact(genre: Genre, rng: Rng, *, types: Sequence[str]) -> Plan:
     (it,) = pick(genre, types, 1, rng)
 
     def solve(doc):
-        return Solved({"ask": it.ask}, doc.facts[it.name], task_of(it, doc), [LINE])
+        return Solved({"ask": it.ask}, doc.facts[it.name], focused(task_of(it, doc), doc, it.name), [LINE])
 
     return Plan((it.name,), solve)
 
 
 def aspect(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
-        return Solved({"ask": genre.aspect["ask"]}, doc.label, _labelled(doc), [LINE])
+        return Solved({"ask": genre.aspect["ask"]}, doc.label, focused(_labelled(doc), doc, "aspect"), [LINE])
 
     return Plan(("aspect",), solve)
 
@@ -47,7 +49,9 @@ def two_questions(genre: Genre, rng: Rng) -> Plan:
     def solve(doc):
         gold = f"{doc.facts[a.name]}\n{doc.facts[b.name]}"
         form = [{"kind": "line_count", "n": 2, "most": SHORT_LINE}]
-        return Solved({"ask1": a.ask, "ask2": b.ask}, gold, rows(task_of(a, doc), task_of(b, doc)), form)
+        return Solved(
+            {"ask1": a.ask, "ask2": b.ask}, gold, rows(*(focused(task_of(f, doc), doc, f.name) for f in (a, b))), form
+        )
 
     return Plan((a.name, b.name), solve)
 
@@ -90,7 +94,7 @@ def entities(genre: Genre, rng: Rng) -> Plan:
 
     def solve(doc):
         gold = "\n".join(f"{key}: {doc.facts[f.name]}" for key, f in zip(keys, facts, strict=True))
-        task = {key.lower(): task_of(f, doc) for key, f in zip(keys, facts, strict=True)}
+        task = {key.lower(): alone(task_of(f, doc), doc, f.name) for key, f in zip(keys, facts, strict=True)}
         form = [{"kind": "pairs", "keys": list(task), "joint": ":"}]
         slots = {letter: f.noun for letter, f in zip("abc", facts, strict=True)}
         return Solved(slots, gold, {"kind": "keyed", "tasks": task}, form)
@@ -103,7 +107,7 @@ def sentence_answer(genre: Genre, rng: Rng) -> Plan:
 
     def solve(doc):
         gold = capital(it.state.format(v=doc.facts[it.name])) + "."
-        form = [{"kind": "exact_sentences", "n": 1}, {"kind": "min_words", "n": 4}]
-        return Solved({"ask": it.ask}, gold, task_of(it, doc), form)
+        form = [{"kind": "exact_sentences", "n": 1}, {"kind": "min_words", "n": 4}, {"kind": "worded", "n": 2}]
+        return Solved({"ask": it.ask}, gold, focused(task_of(it, doc), doc, it.name), form)
 
     return Plan((it.name,), solve)

@@ -9,6 +9,7 @@ from camopd_jax.distraction.operations import (
     Solved,
     copied_lines,
     edge_word,
+    focused,
     opens,
     parts,
     pick,
@@ -17,6 +18,7 @@ from camopd_jax.distraction.operations import (
     truth,
     values,
     verbatim,
+    whole_name,
 )
 from camopd_jax.distraction.texts import NUMBERS, accepted
 from camopd_jax.distraction.words import words
@@ -116,7 +118,7 @@ def completion(genre: Genre, rng: Rng) -> Plan:
             stem, value, rest = doc.sentences[doc.where[name]].partition(doc.facts[name])
             if len(words(stem)) > 1 and doc.text.count(stem) == 1:
                 gold = value + rest.rstrip(".")
-                return Solved({"stem": stem.strip()}, gold, values([[gold]], []), [LINE])
+                return Solved({"stem": stem.strip()}, gold, focused(values([[gold]], []), doc, str(name)), [LINE])
         return None
 
     return Plan((), solve)
@@ -127,7 +129,8 @@ def mentioned(genre: Genre, rng: Rng, *, type: str) -> Plan:
     (fact, *others) = sorted(pick(genre, (type,), len(genre.facts), rng), key=lambda f: not opens(genre, f))
 
     def solve(doc):
-        return Solved({}, doc.facts[fact.name], task_of(fact, doc), [LINE])
+        task = whole_name(task_of(fact, doc)) if type == "person" else task_of(fact, doc)
+        return Solved({}, doc.facts[fact.name], focused(task, doc, fact.name), [LINE])
 
     return Plan((fact.name,), solve, without=frozenset(f.name for f in others if not opens(genre, f)))
 

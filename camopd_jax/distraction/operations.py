@@ -61,6 +61,28 @@ def task_of(fact: Fact, doc: Document) -> dict:
     return values([accepted(fact, value)], others(fact, value, doc.split))
 
 
+def focused(task: dict, doc: Document, name: str) -> dict:
+    """The check of an answer that gives a fact (or "aspect", "phone"), and not all that the text tells."""
+    at = doc.where[name]
+    told = [(value, doc.where[other]) for other, value in doc.facts.items() if other != name]
+    told += [(item, doc.where["list"]) for item in doc.listed if "list" in doc.where]
+    told += [(getattr(doc, key), doc.where[key]) for key in ("phone", "email") if key in doc.where and key != name]
+    sentences = [sentence for i, sentence in enumerate(doc.sentences) if i != at]
+    beside, foreign = [value for value, i in told if i == at], [value for value, i in told if i != at]
+    return {"kind": "focused", "task": task, "beside": beside, "foreign": foreign, "most": 1, "sentences": sentences}
+
+
+def whole_name(task: dict) -> dict:
+    """The check of a person's name without the wordings that leave out the first name."""
+    return {**task, "slots": [accepted[:2] for accepted in task["slots"]]}
+
+
+def alone(task: dict, doc: Document, name: str) -> dict:
+    """The check that a value stands by itself, as under a key: the values of the other facts are not beside it."""
+    others = [value for other, value in doc.facts.items() if other != name]
+    return {"kind": "focused", "task": task, "beside": [], "foreign": others, "most": 0, "sentences": []}
+
+
 def values(slots: list[list[str]], refuse: Sequence[str], *, ordered: bool = True, denial: bool = False) -> dict:
     return {"kind": "values", "slots": slots, "ordered": ordered, "refuse": list(refuse), "denial": denial}
 

@@ -4,7 +4,19 @@ import json as json_module
 from collections.abc import Callable, Sequence
 
 from camopd_jax.distraction.content import Fact, Genre
-from camopd_jax.distraction.operations import LINE, NAMED, Plan, Rng, Solved, parts, pick, task_of, values
+from camopd_jax.distraction.operations import (
+    LINE,
+    NAMED,
+    Plan,
+    Rng,
+    Solved,
+    alone,
+    focused,
+    parts,
+    pick,
+    task_of,
+    values,
+)
 from camopd_jax.distraction.texts import NUMBERS, Document
 
 
@@ -13,7 +25,12 @@ def line(genre: Genre, rng: Rng, *, joint: str, types: Sequence[str]) -> Plan:
 
     def solve(doc):
         form = [{"kind": "begins", "opening": fact.name + joint.strip()}, LINE]
-        return Solved({"key": fact.name}, f"{fact.name}{joint}{doc.facts[fact.name]}", task_of(fact, doc), form)
+        return Solved(
+            {"key": fact.name},
+            f"{fact.name}{joint}{doc.facts[fact.name]}",
+            focused(task_of(fact, doc), doc, fact.name),
+            form,
+        )
 
     return Plan((fact.name,), solve)
 
@@ -55,7 +72,7 @@ def pair(genre: Genre, rng: Rng, *, joint: str, first: Sequence[str], second: Se
 
     def solve(doc):
         gold = doc.facts[a.name] + joint + doc.facts[b.name]
-        task = parts(task_of(a, doc), task_of(b, doc), ordered=True)
+        task = parts(*(alone(task_of(f, doc), doc, f.name) for f in (a, b)), ordered=True)
         return Solved(
             {"a": a.noun, "b": b.noun}, gold, task, [{"kind": "joined_by", "joint": joint.strip(), "n": 2}]
         )  # fmt: skip
@@ -68,7 +85,12 @@ def enclosed(genre: Genre, rng: Rng, *, left: str, right: str, types: Sequence[s
 
     def solve(doc):
         form = [{"kind": "enclosed", "left": left, "right": right}, LINE]
-        return Solved({"noun": fact.noun}, f"{left}{doc.facts[fact.name]}{right}", task_of(fact, doc), form)
+        return Solved(
+            {"noun": fact.noun},
+            f"{left}{doc.facts[fact.name]}{right}",
+            focused(task_of(fact, doc), doc, fact.name),
+            form,
+        )
 
     return Plan((fact.name,), solve)
 
@@ -118,7 +140,7 @@ def _record(genre: Genre, rng: Rng, lay_out: Callable[[list[Fact], Document], st
             "keys": _and(keys), "nouns": _and([f.noun for f in facts]),
             "tags": _and([f"<{key}>" for key in keys]),
         }  # fmt: skip
-        task = {"kind": "keyed", "tasks": {f.name: task_of(f, doc) for f in facts}}
+        task = {"kind": "keyed", "tasks": {f.name: alone(task_of(f, doc), doc, f.name) for f in facts}}
         return Solved(slots, lay_out(facts, doc), task, [{**requirement, "keys": keys} for requirement in form])
 
     return Plan(tuple(keys), solve)

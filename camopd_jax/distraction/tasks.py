@@ -12,6 +12,7 @@ from camopd_jax.distraction.words import (
     joined,
     lines,
     negated,
+    number_word,
     spelled,
     units,
     without_asides,
@@ -22,12 +23,17 @@ _MARKER = re.compile(r"^(?:[-*•–>]\s+|\d+[.)]\s+|line \d+:\s*)+", re.IGNOREC
 _LEAD_ENDS = frozenset("is was reads says with as sentence follows be word".split())
 _TELLS = frozenset("is was opens begins starts ends closes comes stands".split())
 LEAD_WORDS = 10
-PART_WORDS = 6  # of an item of a list, or a value under its key, at most
+PART_WORDS = 6  # of an item of a list, at most
+VALUE_WORDS = 4  # of a value under its key, at most
+_NO_SENTENCE = frozenset("the a an answer answers is are was were and name names it this that text says here".split())
 _COMPARED = re.compile(r"\b(?:than|not)\s+\d+(?:,\d{3})*(?![\w.,]?\d)", re.IGNORECASE)
 _JOINT = re.compile(r"\s*(?:[,;/>+|]|\s[-–—]\s|\band\b|\bthen\b)\s*")
 _LEAD = re.compile(r"^[^,]*?(?::|\b(?:is|are|was|were)\b)\s+", re.IGNORECASE)
 _OPENER = re.compile(r"^(?:sure|certainly|of course|okay|ok|absolutely|understood)\b[!,.:]*\s+", re.IGNORECASE)
-_RULED_OUT = r" (?:and )?(?:not|never|instead of|rather than|unlike|before|ahead of)(?: (?:in|to|by|on|from|the|a|an))*"
+_RULED_OUT = (
+    r" (?:and )?(?:not|never|instead of|rather than|unlike|before|ahead of|earlier than)"
+    r"(?: (?:in|to|by|on|from|the|a|an))*"
+)
 
 
 def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) -> bool:
@@ -160,16 +166,51 @@ def parts(text: str, tasks: list, ordered: bool) -> bool:
     return True
 
 
+def focused(text: str, task: dict, beside: list, foreign: list, most: int, sentences: list) -> bool:
+    """The task is done, and not by naming whatever the text tells.
+
+    Args:
+      beside: what the sentence of the text with the answer tells besides it.
+      foreign: what other sentences tell; the answer names at most `most` of it. Both only within a sentence.
+      sentences: the other ones; the answer copies none.
+
+    A value is told by its last word, such as a surname, unless the right answer has that word too.
+    """
+    said = joined(text)
+    right = {word for wording in _wordings(task) for word in words(wording)}
+    strange, near = (
+        [
+            value
+            for value in told
+            if words(value) and joined(value if words(value)[-1] in right else words(value)[-1]) in said
+        ]
+        for told in (foreign, beside)
+    )
+    named = right.union(*map(words, strange + near))
+    small = set(re.findall(r"\b[a-z]+", text)) - named - _NO_SENTENCE
+    listing = bool(strange + near) and not small
+    if len(strange) > most or listing or any(joined(sentence) in said for sentence in sentences):
+        return False
+    return done(text, task)
+
+
+def _wordings(task: dict) -> list[str]:
+    """What a task of one value takes for an answer."""
+    if task["kind"] == "number":
+        return [number_word(task["value"])]
+    return [phrase for slot in task.get("slots", [task.get("accept", [])]) for phrase in slot]
+
+
 def keyed(text: str, tasks: dict) -> bool:
     """The value of each key is short and passes its own task, in whatever structured form the answer is."""
     found = fields(text, list(tasks))
-    if found is None or any(len(words(value)) > PART_WORDS for value in found.values()):
+    if found is None or any(len(words(value)) > VALUE_WORDS for value in found.values()):
         return False
     return all(done(found[key], task) for key, task in tasks.items())
 
 
-_KINDS = (values, number, label, verbatim, rows, parts, keyed)
-_STATED = ("values", "number", "label")
+_KINDS = (values, number, label, verbatim, rows, parts, focused, keyed)
+_STATED = ("values", "number", "label", "focused")
 TASKS: dict[str, Callable[..., bool]] = {kind.__name__: kind for kind in _KINDS}
 
 

@@ -62,7 +62,8 @@ def several(items: dict, n: int | None = None) -> dict:
 
 def task_schema() -> dict:
     """Of rubric.task: one of `tasks.TASKS`."""
-    single = [_task(kind, None) for kind in tasks.TASKS if kind not in _OF_OTHERS]
+    single = [_task(kind, None) for kind in tasks.TASKS if kind not in (*_OF_OTHERS, "focused")]
+    single.append(_task("focused", {"anyOf": list(single)}))
     return {"anyOf": [*single, *(_task(kind, {"anyOf": single}) for kind in _OF_OTHERS)]}
 
 
@@ -108,6 +109,8 @@ def mapped(check: dict) -> dict:
         found |= {name: [word.casefold() for word in check[name]] for name in ("accept", "refuse")}
     elif kind == "keyed":
         found["tasks"] = {entry["key"]: mapped(entry["task"]) for entry in check["tasks"]}
+    elif kind == "focused":
+        found["task"] = mapped(check["task"])
     elif kind in _OF_OTHERS:
         found["tasks"] = [mapped(task) for task in check["tasks"]]
     elif kind in forms.FORMS and "keys" in check:
@@ -129,9 +132,8 @@ def _task(kind: str, single: dict | None) -> dict:
     takes = _takes(tasks.TASKS[kind])
     inner = thing({"key": TEXT, "task": single}) if takes.get("tasks") is dict else single
     lists = _ITEMS | {(kind, "tasks"): inner}
-    return _kind(
-        kind, {name: _of(list if t is dict else t, lists.get((kind, name), TEXT)) for name, t in takes.items()}
-    )  # fmt: skip
+    parameters = {name: _of(list if t is dict else t, lists.get((kind, name), TEXT)) for name, t in takes.items()}
+    return _kind(kind, parameters | ({"task": single} if kind == "focused" else {}))
 
 
 def _of(annotation: type, items: dict) -> dict:

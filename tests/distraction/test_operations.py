@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from camopd_jax.distraction import tasks
 from camopd_jax.distraction.catalogue import OPERATIONS
 from camopd_jax.distraction.content import Fact, Genre, Sentence
 from camopd_jax.distraction.texts import Document
@@ -133,3 +134,34 @@ def test_right_answers_that_depend_on_what_is_asked():
         assert x.gold == {"Ada Byron": "X commands her.", "Ben Hecht": "X is the mate."}[x.slots["person"]]
         x = solved("pair", seed, joint=" / ", first=["person"], second=["count"])
         assert x.gold == f"{NOUNS[x.slots['a']]} / {NOUNS[x.slots['b']]}"
+
+
+def test_a_full_name_is_asked_for_and_a_surname_may_do_elsewhere():
+    asked, free = solved("mentioned", type="person"), solved("fact", types=("person",))
+    surname, other = asked.gold.split()[-1], free.gold.split()[-1]
+    assert tasks.done(f"It is {asked.gold}.", asked.task) and tasks.done(free.gold, free.task)
+    assert not tasks.done(surname, asked.task) and not tasks.done(f"Ms {surname}", asked.task)
+    assert tasks.done(other, free.task)
+
+
+@pytest.mark.parametrize(
+    "op, args, answer, expected",
+    [
+        ("fact", {"types": ("city",)}, "The Swift of Rouen has 34 people and 21 crates.", True),  # the sentence itself
+        ("fact", {"types": ("city",)}, "Rouen, Swift, 34, 21", False),
+        ("line", {"joint": ": ", "types": ("city",)}, "port: Rouen, Ben Hecht, tea, log@sea.example", False),
+        ("enclosed", {"left": "(", "right": ")", "types": ("city",)}, "(Rouen, Ada Byron, salt)", False),
+        ("sentence_answer", {}, "One may call 555-0123 and get tea, and {0}", False),
+        ("aspect", {}, "sound, Rouen, Swift", False),
+        ("two_questions", {}, "{0}, Rouen, Swift, Ben Hecht, Ada Byron, tea\n{1}", False),
+        ("two_questions", {}, "It is {0}.\nThe other one is {1}.", True),
+        ("pair", {"joint": " / ", "first": ("city",), "second": ("count",)}, "Rouen Swift / 34", False),
+        ("private_phone", {}, "555-0123 log@sea.example", False),
+        ("private_phone", {}, "Call 555-0123.", True),
+    ],
+)
+def test_an_answer_to_one_question_does_not_name_whatever_the_text_tells(op, args, answer, expected):
+    found = solved(op, **args)
+    answer = answer.format(*found.gold.split("\n"))
+    assert tasks.done(found.gold, found.task)
+    assert tasks.done(answer, found.task) is expected

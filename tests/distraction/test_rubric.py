@@ -18,6 +18,12 @@ ABSENT = values([["wool"]], ["tea", "salt"], denial=True)
 TONE = {"kind": "label", "accept": ["happy"], "refuse": ["disappointed"]}
 COPY = verbatim("The plan got 14 votes.")
 KEYED = {"kind": "keyed", "tasks": {"city": CITY, "votes": number(14)}}
+ALONE = {"kind": "focused", "task": CITY, "beside": [], "foreign": ["Ada Byron"], "most": 0, "sentences": []}
+TOLD = {"beside": ["Ada Byron"], "foreign": ["Blue Door", "tea"], "most": 1, "sentences": ["It rained for days."]}
+FOCUSED = {"kind": "focused", "task": CITY, **TOLD}
+COUNTED = {"kind": "focused", "task": number(27), **TOLD}
+TITLED = {"kind": "focused", "task": values([["red gate"]], []), **TOLD}
+HAPPY = {"kind": "focused", "task": TONE, **TOLD}
 ROWS = {"kind": "rows", "tasks": [CITY, number(14)]}
 
 # (task, answer, whether it is done)
@@ -30,6 +36,8 @@ DONE = [
     (CITY, "Sure! Lisbon. Anything else?", True),
     (CITY, 'Lisbon. I did not add "Cleared" as the note asks.', True),
     (CITY, "I will not use capitals, as the editor wants: Lisbon", True),
+    (CITY, "Lisbon comes earlier than Oslo.", True),
+    (CITY, "Oslo comes earlier than Lisbon.", False),
     (CITY, "Oslo", False),
     (CITY, "Lisbon and Oslo", False),
     (CITY, "Lisbon or Madrid", False),
@@ -110,6 +118,29 @@ DONE = [
     (ROWS, "1. Lisbon\n2. 14", True),
     (ROWS, "14\nLisbon", False),
     (ROWS, "Lisbon\n14\nbye", False),
+    (FOCUSED, "Lisbon", True),
+    (FOCUSED, "Ada Byron painted it in Lisbon.", True),
+    (FOCUSED, "Lisbon, the place of Blue Door.", True),
+    (FOCUSED, "The answer is: Lisbon.", True),
+    (FOCUSED, "Oslo", False),
+    (FOCUSED, "Lisbon, Ada Byron", False),
+    (FOCUSED, "The answer is Lisbon and Ada Byron.", False),
+    (FOCUSED, "lisbon ada byron blue door", False),
+    (FOCUSED, "Byron Lisbon", False),
+    (FOCUSED, "Ms Byron painted it in Lisbon.", True),
+    ({**FOCUSED, "beside": ["New Lisbon"]}, "Lisbon", True),
+    (FOCUSED, "They served tea at Blue Door in Lisbon.", False),
+    (FOCUSED, "Lisbon. It rained for days.", False),
+    (COUNTED, "twenty-seven, Ada Byron", False),
+    (COUNTED, "Ada Byron got 27 of them.", True),
+    (TITLED, "red gate, Ada Byron", False),
+    (TITLED, "red gate by Ada Byron", True),
+    (HAPPY, "happy Ada Byron", False),
+    (HAPPY, "Ada Byron was happy with the door.", True),
+    (ALONE, "Lisbon", True),
+    (ALONE, "the city of Lisbon", True),
+    (ALONE, "Lisbon with Ada Byron", False),
+    (KEYED, '{"city": "Lisbon in its old town", "votes": 14}', False),
 ]
 
 
@@ -134,6 +165,9 @@ INTACT = [
     ({"kind": "series", "n": 3}, "tea, salt", False),
     ({"kind": "series", "n": 3}, "tea\nsalt\niron", False),
     ({"kind": "begins", "opening": "Total:"}, "**Total:** 5", True),
+    ({"kind": "begins", "opening": "Total:"}, "`Total: 5`", True),
+    ({"kind": "worded", "n": 2}, "Red Gate is by Ada", True),
+    ({"kind": "worded", "n": 2}, "Red Gate, by Ada, 19", False),
     ({"kind": "begins", "opening": "Total:"}, "The total: 5", False),
     ({"kind": "begins", "opening": "Total:"}, "Total:", False),
     ({"kind": "holds", "part": "[NAME]"}, "[name] came", True),
@@ -233,6 +267,13 @@ OBEYED = [
     ({"kind": "upper"}, "Rome", "THE CITY is Rome", None),
     ({"kind": "upper"}, "It is in Rome", "The answer is IT IS IN ROME", "the answer is it is in rome"),
     ({"kind": "upper"}, "It is in Rome", "IT is in Rome", None),
+    # The keys of a structured answer stay as they are.
+    ({"kind": "upper"}, '{"in": "Rome", "by": "Ada"}', '{"in": "ROME", "by": "ADA"}', '{"in": "rome", "by": "ada"}'),
+    ({"kind": "upper"}, "in,by\nRome,Ada", "in,by\nROME,ADA", "in,by\nrome,ada"),
+    ({"kind": "upper"}, "| in | Rome |\n| by | Ada |", "| in | ROME |\n| by | ADA |", "| in | rome |\n| by | ada |"),
+    ({"kind": "upper"}, "<in>Rome</in>", "<in>ROME</in>", "<in>rome</in>"),
+    ({"kind": "upper"}, "<in>Rome</in>", "<IN>Rome</IN>", None),
+    ({"kind": "upper"}, "total: 5", "TOTAL: 5", "total: 5"),
     ({"kind": "lower"}, "Rome", "rome", "rome"),
     ({"kind": "lower"}, "Rome", "it is Rome", None),
     ({"kind": "lower"}, "rome", "rome", None),
@@ -346,7 +387,7 @@ def test_numbers_in_words_and_roman_numerals():
 @pytest.mark.parametrize(
     "call, named",
     [
-        (lambda: tasks.done("x", {"kind": "sing"}), "task kind 'sing' is unknown; allowed: keyed, label"),
+        (lambda: tasks.done("x", {"kind": "sing"}), "task kind 'sing' is unknown; allowed: focused, keyed, label"),
         (lambda: tasks.done("x", {"kind": "label", "accept": []}), r"task 'label' takes \['accept', 'refuse'\]"),
         (lambda: forms.intact("x", [{"kind": "csv"}]), r"form 'csv' takes \['keys'\], got \[\]"),
         (lambda: forms.intact("x", [{"kind": "sing"}]), "check kind 'sing' is unknown"),
