@@ -84,6 +84,7 @@ TOP = (
     "footprint",
     "phases",
     "reinforce",
+    "coding",
     "forecast",
     "chips",
     "cli",
