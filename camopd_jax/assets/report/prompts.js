@@ -1,0 +1,41 @@
+"use strict";
+// What was asked: a text, or a conversation [{role, content}...], in which distractors are marked.
+
+const FOLDED = 900; // characters, above which a prompt is folded
+
+function plainPrompt(prompt) {
+  return typeof prompt === "string" ? prompt : prompt.map((message) => message.content).join("\n");
+}
+
+function promptOf(prompt, distractors = []) {
+  const text = plainPrompt(prompt);
+  const whole = () => (typeof prompt === "string" ? [said("div", text)] : prompt.map((message) => messageOf(message, distractors)));
+  if (text.length <= FOLDED) return el("div", { class: "prompt" }, ...whole());
+  return el("details", { class: "prompt" },
+    el("summary", {}, said("span", `${text.slice(0, 200)} … (${text.length} characters)`)), ...whole());
+}
+
+function messageOf({ role, content }, distractors) {
+  return el("div", { class: "message" }, el("span", { class: "role" }, role), said("div", "", {}, ...marked(content, distractors)));
+}
+
+// The text as nodes, each distractor in it marked with its number.
+function marked(text, distractors) {
+  const places = distractors.map((part, i) => [text.indexOf(part), part, i + 1]).filter(([at, part]) => at >= 0 && part)
+    .sort((a, b) => a[0] - b[0]);
+  const nodes = [];
+  let end = 0;
+  for (const [at, part, n] of places) {
+    if (at < end) continue;
+    nodes.push(text.slice(end, at), el("mark", { title: `distractor ${n}` }, el("sup", { "aria-hidden": "true" }, String(n)), part));
+    end = at + part.length;
+  }
+  return [...nodes, text.slice(end)];
+}
+
+// Pixels that a prompt takes, roughly.
+function promptHeight(prompt, width) {
+  const text = plainPrompt(prompt);
+  const lines = (part) => Math.ceil((part.length * 7.5) / width) + (part.match(/\n/g) || []).length;
+  return text.length > FOLDED ? 60 : 22 * lines(text) + (typeof prompt === "string" ? 0 : 26 * prompt.length);
+}
