@@ -18,7 +18,7 @@ RESAMPLES, SEED = 2000, 0  # of the intervals
 SHOWN = ("passed", "task", "resisted", "form", "clean", "legitimate")  # of scoring.MEASURES
 LABELS = {"log_rmr": "margin: mean log RMR, nats/token", **{name: scoring.MEASURES[name] for name in SHOWN},
           "instructions": "instruction following, pass rate"}  # fmt: skip
-HEADLINE = {"log_rmr": "the margin, log RMR", "passed": "conjunctive pass", "clean": "clean accuracy",
+HEADLINE = {"log_rmr": "the margin (log RMR)", "passed": "conjunctive pass", "clean": "clean accuracy",
             "instructions": "instruction following"}  # fmt: skip
 
 

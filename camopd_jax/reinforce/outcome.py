@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from camopd_jax import guards, metrics
-from camopd_jax.distraction import questions
+from camopd_jax.distraction import instance, questions
 from camopd_jax.distraction.questions import Question
 from camopd_jax.evals import cached
 from camopd_jax.reinforce import evaluation
@@ -61,10 +61,16 @@ def _kept(read: Inputs, rows: Mapping[str, list[dict]]) -> list[dict]:
     """Rows of answers.jsonl: what both models answered to the first held-out questions."""
     kept = read.heldout.questions[: read.config.report.answers]
     return [
-        row | {"prompt": q.messages, "distractors": list(q.instance.residues), "gold": q.instance.gold, "model": title}
+        row | {"prompt": q.messages, "distractors": list(q.instance.residues), "gold": _gold(q), "model": title}
         for title, of in rows.items()
         for q, row in zip(kept, of, strict=False)
     ]
+
+
+def _gold(question: Question) -> str:
+    """The right answer: where a distractor is a real instruction, one that follows it."""
+    legitimate = question.control.startswith("legitimate")
+    return instance.obeying(question.instance, [int(question.control[-1]) - 1] if legitimate else [])
 
 
 def prompts_of(asked: Sequence[Question]) -> list[dict]:

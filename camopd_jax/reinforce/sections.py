@@ -29,9 +29,15 @@ HELD = {
     "short_pass_rate": "Conjunctive pass",
 }  # of eval.jsonl
 INTERVALS = (
-    f"{100 * (1 - LEVEL):.0f} % bootstrap intervals over held-out instances (prompts for instruction following), paired. "
-    "They do not cover another seed or other data: bin/seeds.py compares runs."
+    f"{100 * (1 - LEVEL):.0f} % bootstrap intervals over held-out instances (prompts for instruction following): "
+    "they do not cover another seed or other data; bin/seeds.py compares runs."
 )
+CLAIMS = {
+    "log_rmr": "The margin (mean log RMR, nats a token)",
+    "passed": "Conjunctive pass (all five criteria hold)",
+    "clean": "Clean accuracy (task and form without distractors)",
+    "instructions": "Instruction following (pass rate)",
+}
 TOWARDS = ("log_rmr", "passed")  # what the training is for; of the others nothing is to be lost
 
 
@@ -71,7 +77,7 @@ def _sections(absent: Mapping[str, str]) -> list[dict]:
     return [
         section("verdict", "Did it work?", "verdict", None),
         section("table", "All measures", "tables", absent.get("evaluation")),
-        section("cost", "What it was and cost", "cost", None),
+        section("cost", "The run and its cost", "cost", None),
         section("examples", "Three examples", "examples", absent.get("answers")),
         section("curves", "Curves", "rewardCurves", absent.get("metrics")),
         section("margin", "Margin of each question", "margins", absent.get("evaluation")),
@@ -100,7 +106,7 @@ def settings(record: dict, workdir: Path) -> dict:
                        f"update{'s' if g['epochs'] > 1 else ''}"],
             ["KL to the start", " and ".join(kls) or "none"],
             ["Ratio clipped to", f"{1 - g['clip'][0]:g} to {1 + g['clip'][1]:g}"],
-            ["Learning rate", f"{optim['learning_rate']:g}, {optim['warmup_steps']} warm-up"],
+            ["Learning rate", f"{optim['learning_rate']:g}, after {optim['warmup_steps']} updates of warm-up"],
             ["Weights that train", f"an adapter of rank {c['lora']['rank']}" if c["lora"]["rank"] else "all"],
             ["Start", c["teachers"][c["student"]]],
         ]  # fmt: skip
@@ -123,9 +129,13 @@ def verdict_of(found: Evaluation, run: Mapping) -> dict:
     figures, differences = found.figures(), found.differences()
     signs = {name: evaluation.direction(differences[name]) for name in evaluation.HEADLINE}
     points = [
-        _point(name, len(found.models[START][name].numerator), *(figures[t][name] for t in (START, TRAINED)), x)
-        for name, x in differences.items()
-        if name in signs
+        _point(
+            name,
+            len(found.models[START][name].numerator),
+            *(figures[t][name] for t in (START, TRAINED)),
+            differences[name],
+        )
+        for name in CLAIMS
     ]
     points.insert(1, verdict.point("to compare", "open", evaluation.rmr(found) + " Above 1 the model finds the gold "
                                    "output likelier than the one that obeys the distractors."))  # fmt: skip
@@ -142,11 +152,11 @@ def _point(name: str, n: int, start: Estimate, trained: Estimate, x: Estimate) -
         0: ("unclear", "open") if wanted else ("no loss seen", "good"),
         -1: ("fell", "bad" if wanted else "mixed"),
     }[sign]
-    label, items = evaluation.LABELS[name], "prompts" if name == "instructions" else "instances"
-    label = label[0].upper() + label[1:]
-    says = "told apart from no change" if sign else "not told apart from no change"
-    return verdict.point(badge, tone, f"{label}: {start.value:.3f} at the start, {trained.value:.3f} trained, on {n} "
-                         f"held-out {items}. Difference {evaluation.cell(x, '+')}: {says}.")  # fmt: skip
+    moved = f"{start.value:.3f} at the start, {trained.value:.3f} trained"
+    items = "prompts" if name == "instructions" else "instances"
+    says = f"{'' if sign else 'not '}told apart from no change"
+    text = f"{CLAIMS[name]}: {moved}, on {n} held-out {items}. Difference {evaluation.cell(x, '+')}: {says}."
+    return verdict.point(badge, tone, text)
 
 
 def _headline(signs: Mapping[str, int]) -> str:
@@ -176,14 +186,15 @@ def tables(found: Evaluation) -> list[dict]:
 
 
 def groups(rows: Sequence[dict], size: int) -> list[dict]:
-    """The training answers by group: step, id, prompt, mean reward, and [answer, reward, advantage, ended] of each.
+    """The training answers by group: step, id, prompt, marks, mean reward, [answer, reward, advantage, ended] of each.
 
     Args:
       size: answers that a group had; fewer of the last one of a step may be kept.
     """
     found: dict[tuple[int, int], dict] = {}
     for row in rows:
-        empty = {key: row[key] for key in ("step", "group", "id", "prompt")} | {"size": size, "answers": []}
+        empty = {key: row[key] for key in ("step", "group", "id", "prompt")}
+        empty |= {"marks": _marks(row.get("distractors", [])), "size": size, "answers": []}
         group = found.setdefault((row["step"], row["group"]), empty)
         group["answers"].append([row["answer"], row["reward"], row["advantage"], row["ended"]])
     for group in found.values():
@@ -200,7 +211,8 @@ def answers(rows: Sequence[dict]) -> dict:
     """
     entries = [
         ((row["id"],), row["model"],
-         {key: row[key] for key in ("id", "paradigm", "control", "category", "prompt", "distractors", "gold")},
+         {key: row[key] for key in ("id", "paradigm", "control", "category", "prompt", "gold")}
+         | {"marks": _marks(row["distractors"], row["families"])},
          [row["answer"], row["passed"], _criteria(row)])
         for row in rows
     ]  # fmt: skip
@@ -221,5 +233,13 @@ def _criteria(row: Mapping) -> list[list]:
     if row["criteria"] is None:
         return [["request obeyed", bool(row["obeyed"])]]
     held = dict(zip(scoring.CRITERIA, map(bool, row["criteria"]), strict=True))
-    resisted = [[f"{n} resisted ({family})", held[f"resist_{n}"]] for n, family in enumerate(row["families"], 1)]
+    resisted = [[f"resists {n}", held[f"resist_{n}"]] for n in (1, 2, 3)]
     return [["task", held["task"]], *(resisted if row["control"] == "distracted" else []), ["form", held["form"]]]
+
+
+def _marks(distractors: Sequence[str], families: Sequence[str] = ()) -> list[list[str]]:
+    """[distractor as it stands in the text, what it is]."""
+    known = [f" ({family})" for family in families] or [""] * len(distractors)
+    return [
+        [text, f"distractor {n}{family}"] for n, (text, family) in enumerate(zip(distractors, known, strict=True), 1)
+    ]

@@ -1,7 +1,7 @@
 "use strict";
 // The held-out answers of the models, side by side: three examples, and all of them.
-// An item: {id, prompt, answers: [[text, passed, [[criterion, holds]...]]...], change, distractors, gold}; a recovery has
-// no criteria, distractors and gold.
+// An item: {id, prompt, answers: [[text, passed, [[criterion, holds]...]]...], change, marks, gold}; a recovery has
+// no criteria, marks and gold.
 
 const CHANGES = {
   fixed: ["good", "fixed: failed at the start, passes now"],
@@ -34,7 +34,7 @@ function itemHead(answers, item) {
 }
 
 function itemBody(answers, item, shown) {
-  return [promptOf(item.prompt, item.distractors), item.gold ? goldOf(item.gold) : null, answersOf(answers, item, shown)]
+  return [promptOf(item.prompt, item.marks), item.gold ? goldOf(item.gold) : null, answersOf(answers, item, shown)]
     .filter((node) => node);
 }
 

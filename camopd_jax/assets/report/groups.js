@@ -1,6 +1,6 @@
 "use strict";
 // Training answers, a group's side by side with their rewards and advantages.
-// A group: {step, group, id, prompt, size, mean, trains, answers: [[text, reward, advantage, ended]...]}.
+// A group: {step, group, id, prompt, marks, size, mean, trains, answers: [[text, reward, advantage, ended]...]}.
 
 function groupAnswer([text, reward, advantage, ended]) {
   const side = advantage > 0 ? "better" : advantage < 0 ? "worse" : "";
@@ -40,7 +40,7 @@ function groups(id, rows) {
   const passes = (state) => (group) => (!state.spread || group.trains === (state.spread === "yes"))
     && within(group.step, state.from, state.to) && within(group.mean, state.least, state.most) && hasWords(state, group);
   const list = filteredList(id, { items, noun: "groups", passes, sorts: GROUP_SORTS, head: groupHead,
-    body: (group) => [promptOf(group.prompt), el("div", { class: "answers" }, ...group.answers.map(groupAnswer))],
+    body: (group) => [promptOf(group.prompt, group.marks), el("div", { class: "answers" }, ...group.answers.map(groupAnswer))],
     height: groupHeight(roughWidth()), fields: [
       { name: "spread", label: "Group", options: [["", "all"], ["yes", "with spread"], ["no", "no spread"]] },
       { name: "sort", label: "Order", options: [["", "first steps first"], ["last", "last steps first"],

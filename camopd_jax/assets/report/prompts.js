@@ -1,5 +1,5 @@
 "use strict";
-// What was asked: a text, or a conversation [{role, content}...], in which distractors are marked.
+// What was asked: a text, or a conversation [{role, content}...]; marks: [[part of its text, what it is]...].
 
 const FOLDED = 900; // characters, above which a prompt is folded
 
@@ -7,27 +7,27 @@ function plainPrompt(prompt) {
   return typeof prompt === "string" ? prompt : prompt.map((message) => message.content).join("\n");
 }
 
-function promptOf(prompt, distractors = []) {
+function promptOf(prompt, marks = []) {
   const text = plainPrompt(prompt);
-  const whole = () => (typeof prompt === "string" ? [said("div", text)] : prompt.map((message) => messageOf(message, distractors)));
+  const whole = () => (typeof prompt === "string" ? [said("div", text)] : prompt.map((message) => messageOf(message, marks)));
   if (text.length <= FOLDED) return el("div", { class: "prompt" }, ...whole());
   return el("details", { class: "prompt" },
     el("summary", {}, said("span", `${text.slice(0, 200)} … (${text.length} characters)`)), ...whole());
 }
 
-function messageOf({ role, content }, distractors) {
-  return el("div", { class: "message" }, el("span", { class: "role" }, role), said("div", "", {}, ...marked(content, distractors)));
+function messageOf({ role, content }, marks) {
+  return el("div", { class: "message" }, el("span", { class: "role" }, role), said("div", "", {}, ...marked(content, marks)));
 }
 
-// The text as nodes, each distractor in it marked with its number.
-function marked(text, distractors) {
-  const places = distractors.map((part, i) => [text.indexOf(part), part, i + 1]).filter(([at, part]) => at >= 0 && part)
+// The text as nodes, the marked parts with their number.
+function marked(text, marks) {
+  const places = marks.map(([part, title], i) => [text.indexOf(part), part, title, i + 1]).filter(([at, part]) => at >= 0 && part)
     .sort((a, b) => a[0] - b[0]);
   const nodes = [];
   let end = 0;
-  for (const [at, part, n] of places) {
+  for (const [at, part, title, n] of places) {
     if (at < end) continue;
-    nodes.push(text.slice(end, at), el("mark", { title: `distractor ${n}` }, el("sup", { "aria-hidden": "true" }, String(n)), part));
+    nodes.push(text.slice(end, at), el("mark", { title }, el("sup", { "aria-hidden": "true" }, String(n)), part));
     end = at + part.length;
   }
   return [...nodes, text.slice(end)];
