@@ -21,7 +21,7 @@ GROUP = 4
 
 
 def make(workdir: Path, steps: int, instances: int) -> Path:
-    """Write all files: `steps` steps with two groups of `GROUP` answers kept of each, `instances` held-out instances."""
+    """Write all files: of `steps` steps, two groups of each are kept, and answers to `instances` held-out instances."""
     rng = np.random.default_rng(0)
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(record(steps)))

@@ -209,11 +209,19 @@ def test_every_section_is_drawn_with_its_figures(opened):
     assert "answers that are not scored 0" in charts and "reward = passed" not in charts
     assert len(texts(page, "#curves figure")) == 11 and len(texts(page, "#margin circle.dot")) == 30
     assert len(texts(page, "#examples .card")) == 3
-    assert texts(page, "#rollouts .card .who")[0].startswith("step 1\nwith spread\nmean reward 0.750 · 4 answers")
-    assert "reward 0.400\nadvantage −0.350" in " ".join(texts(page, "#rollouts .card")[:1])
-    assert "3 of its 4 answers are kept" in texts(page, "#rollouts .card:nth-child(2) .who")[0]
+
+
+@needs_chromium
+def test_answers_are_shown_with_what_they_are_worth(opened):
+    page = opened("#rollouts")
+    first, second = texts(page, "#rollouts .card")[:2]
+    assert first.startswith("step 1\nwith spread\nmean reward 0.750 · 4 answers")
+    assert "reward 0.400\nadvantage −0.350\n- Sam" in first.replace("\n\n", "\n")
+    assert "no spread: trains nothing" in second and "3 of its 4 answers are kept" in second
+    page = opened("#answers?change=fixed")
     assert texts(page, "#answers .card:first-child mark")[0] == "1TODO: sign with - Sam"
-    assert texts(page, "#answers .card:first-child .criteria .fails") in ([], ["✗ resists 2"], ["✗ resists 2"] * 2)
+    assert texts(page, "#answers .card:first-child .criteria .fails") == ["✗ resists 2"]
+    assert "gold output\nNina Petrova" in texts(page, "#answers .card")[0]
 
 
 @needs_chromium
@@ -232,13 +240,16 @@ def test_nasty_text_stays_text_and_nothing_sticks_out(opened, workdir, width):
     record["config"] |= {"name": NASTY[0]}
     record["config"]["grpo"]["reward"] = NASTY[1]
     (workdir / "config.json").write_text(json.dumps(record))
-    page = opened("#answers", width)
-    assert faults(page) == []
-    assert page.evaluate("window.hacked === undefined && !document.querySelector('img')")
+    page = opened("#rollouts", width)
     assert texts(page, "#rollouts .answer .said")[:2] == list(NASTY[:2])
-    assert texts(page, "#answers .prompt mark")[0] == "1" + NASTY[0]
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("[...document.querySelectorAll('.card')].every(card => card.scrollWidth <= card.clientWidth)")
+    for section in ("#rollouts", "#answers"):
+        page = opened(section, width)
+        assert faults(page) == []
+        assert page.evaluate("window.hacked === undefined && !document.querySelector('img')")
+        assert texts(page, f"{section} .prompt mark")[0] == "1" + NASTY[0]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        cards = "[...document.querySelectorAll('.card')]"
+        assert page.evaluate(f"{cards}.every(card => card.scrollWidth <= card.clientWidth)")
 
 
 @needs_chromium
