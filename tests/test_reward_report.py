@@ -139,6 +139,13 @@ def test_points_by_hand():
     )
 
 
+def test_a_start_that_can_do_nothing_has_nothing_to_lose():
+    found = evaluated(1, 0, -0.5, 0)
+    models = {"start": found.models["trained"], "trained": found.models["trained"]}
+    points = sections.verdict_of(evaluation.Evaluation(models, []), {"shuffled": False})["points"]
+    assert [p["badge"] for p in points] == ["unclear", "to compare", "unclear", "nothing to lose", "no loss seen"]
+
+
 def test_groups_by_hand():
     def row(step, group, reward, advantage):
         return {"step": step, "group": group, "id": f"q{group}", "prompt": [], "answer": "a", "reward": reward,

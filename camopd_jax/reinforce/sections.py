@@ -152,6 +152,8 @@ def _point(name: str, n: int, start: Estimate, trained: Estimate, x: Estimate) -
         0: ("unclear", "open") if wanted else ("no loss seen", "good"),
         -1: ("fell", "bad" if wanted else "mixed"),
     }[sign]
+    if not sign and not wanted and start.value == 0:
+        badge, tone = "nothing to lose", "open"
     moved = f"{start.value:.3f} at the start, {trained.value:.3f} trained"
     items = "prompts" if name == "instructions" else "instances"
     says = f"{'' if sign else 'not '}told apart from no change"

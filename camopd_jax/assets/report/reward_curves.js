@@ -35,7 +35,7 @@ function groupsChart(rows) {
 }
 
 function ratioChart(rows) {
-  return chart({ title: "Clipped tokens", unit: "share of those that train, of the step's last update", from0: true,
+  return chart({ title: "Clipped tokens", unit: "share of those that train, of the step's last update", from0: true, top: 0.05,
     series: [ofSteps(rows, "clipped", 4, (row) => row.clipped)],
     note: "Tokens whose ratio to the policy that sampled has left the allowed range. In the first update on a step's answers the "
       + "ratio is 1, and nothing is clipped." });
@@ -44,7 +44,7 @@ function ratioChart(rows) {
 function policyKlChart(rows) {
   const series = [ofSteps(rows, "to the sampling policy", 0, (row) => row.sampler_kl)];
   if (rows.some((row) => "reference_kl" in row)) series.push(ofSteps(rows, "to the start", 1, (row) => row.reference_kl));
-  return chart({ title: "How far the policy went", unit: "KL, nats a token", from0: true, series,
+  return chart({ title: "How far the policy went", unit: "KL, nats a token", from0: true, top: 0.001, series,
     note: "As the step's last update finds it: 0 to the sampling policy where a step makes one update." });
 }
 

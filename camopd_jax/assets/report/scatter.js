@@ -58,8 +58,8 @@ function scatterAxes(range, x, y) {
   const grid = ticks(low, high).filter((v) => v >= low && v <= high).flatMap((v) => [
     svg("line", { x1: x(low), x2: x(high), y1: y(v), y2: y(v), class: v === 0 ? "zero" : "grid" }),
     svg("line", { x1: x(v), x2: x(v), y1: y(low), y2: y(high), class: v === 0 ? "zero" : "grid" }),
-    svg("text", { x: x(low) - 6, y: y(v) + 4, "text-anchor": "end" }, number(v, 2)),
-    svg("text", { x: x(v), y: y(low) + 16, "text-anchor": "middle" }, number(v, 2))]);
+    svg("text", { x: x(low) - 6, y: y(v) + 4, "text-anchor": "end" }, tickWords(v)),
+    svg("text", { x: x(v), y: y(low) + 16, "text-anchor": "middle" }, tickWords(v))]);
   return [...grid, svg("line", { x1: x(low), y1: y(low), x2: x(high), y2: y(high), class: "limit" }),
     svg("text", { x: x(high), y: y(low) + 32, "text-anchor": "end" }, "start →"),
     svg("text", { x: x(low) + 6, y: y(high) + 12 }, "↑ trained")];
