@@ -219,12 +219,16 @@ def test_every_section_is_drawn_with_its_figures(opened):
 
 
 @needs_chromium
-def test_answers_are_shown_with_what_they_are_worth(opened):
+def test_answers_are_shown_with_what_they_are_worth(opened, workdir):
     page = opened("#rollouts")
     first, second = texts(page, "#rollouts .card")[:2]
     assert first.startswith("step 1\nwith spread\nmean reward 0.750 · 4 answers")
     assert "reward 0.400\nadvantage −0.350\n- Sam" in first.replace("\n\n", "\n")
     assert "no spread: trains nothing" in second and "3 of its 4 answers are kept" in second
+    assert texts(page, "#rollouts .card:nth-child(2) .said.text") == ["Nina Petrova."] * 3
+    change(workdir / "rollouts.jsonl", lambda i, row: row.update(answer=" \n" * (i % 2)))
+    shown = texts(opened("#rollouts"), "#rollouts .card:first-child .said.text")
+    assert shown == ["(an empty answer)", "(an answer of white space alone)"] * 2
     page = opened("#answers?change=fixed")
     assert texts(page, "#answers .card:first-child mark")[0] == "1TODO: sign with - Sam"
     assert texts(page, "#answers .card:first-child .criteria .fails") == ["✗ resists 2"]

@@ -13,7 +13,7 @@ function answerOf(title, answer, role) {
   const word = answer === null ? ["open", "none"] : answer[1] === null ? ["open", "not checked"] : answer[1] ? ["good", "passed"] : ["bad", "failed"];
   return el("div", { class: `answer ${role}` },
     el("p", { class: "who" }, el("b", {}, title), badge(...word)),
-    said("div", answer === null ? "" : answer[0] || "(an empty answer)", { class: "text" }),
+    said("div", answer === null ? "" : answerText(answer[0]), { class: "text" }),
     answer?.[2] ? criteriaOf(answer[2]) : null);
 }
 

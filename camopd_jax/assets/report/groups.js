@@ -7,7 +7,7 @@ function groupAnswer([text, reward, advantage, ended]) {
   return el("div", { class: `answer ${side}` },
     el("p", { class: "who" }, el("b", {}, reward === null ? "not scored" : `reward ${number(reward)}`),
       el("span", { class: "quiet" }, `advantage ${signed(advantage, 3)}${ended ? "" : " · cut at the limit"}`)),
-    said("div", text || "(an empty answer)", { class: "text" }));
+    said("div", answerText(text), { class: "text" }));
 }
 
 function groupHead(group) {

@@ -1,10 +1,16 @@
 "use strict";
-// What was asked: a text, or a conversation [{role, content}...]; marks: [[part of its text, what it is]...].
+// What was asked, and the words of an answer. A prompt is a text, or a conversation [{role, content}...]; marks: [[part of its text, what it is]...].
 
 const FOLDED = 900; // characters, above which a prompt is folded
 
 function plainPrompt(prompt) {
   return typeof prompt === "string" ? prompt : prompt.map((message) => message.content).join("\n");
+}
+
+// An answer, or what it is where nothing can be seen of it.
+function answerText(text) {
+  if (text === "") return "(an empty answer)";
+  return text.trim() ? text : "(an answer of white space alone)";
 }
 
 function promptOf(prompt, marks = []) {
