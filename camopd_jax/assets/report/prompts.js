@@ -1,5 +1,6 @@
 "use strict";
-// What was asked, and the words of an answer. A prompt is a text, or a conversation [{role, content}...]; marks: [[part of its text, what it is]...].
+// What was asked, and the words of an answer.
+// A prompt is a text, or a conversation [{role, content}...]; marks: [[part of its text, what it is]...].
 
 const FOLDED = 900; // characters, above which a prompt is folded
 
