@@ -1,6 +1,7 @@
 """report.html of a reinforcement run: its figures are those of the files, and no text of a run becomes markup."""
 
 import json
+from dataclasses import astuple
 
 import browser
 import numpy as np
@@ -88,13 +89,9 @@ def test_the_intervals_of_the_file_are_those_of_the_answers(workdir):
         assert found.differences()[name] == differences[name], name
     for title, column in (("start", 0), ("trained", 1)):
         expected = intervals.mean(margins[:, column], names, *drawn)
-        np.testing.assert_allclose(vars_of(found.figures()[title]["log_rmr"]), vars_of(expected), rtol=1e-12)
+        np.testing.assert_allclose(astuple(found.figures()[title]["log_rmr"]), astuple(expected), rtol=1e-12)
     expected = intervals.mean(margins[:, 1] - margins[:, 0], names, *drawn)
-    np.testing.assert_allclose(vars_of(found.differences()["log_rmr"]), vars_of(expected), rtol=1e-12)
-
-
-def vars_of(x):
-    return [x.value, x.low, x.high]
+    np.testing.assert_allclose(astuple(found.differences()["log_rmr"]), astuple(expected), rtol=1e-12)
 
 
 def evaluated(log_rmr, passed, clean, told):
@@ -244,9 +241,8 @@ def test_nasty_text_stays_text_and_nothing_sticks_out(opened, workdir, width):
 
     for name in ("answers.jsonl", "rollouts.jsonl"):
         change(workdir / name, nasty)
-    change(
-        workdir / "answers.jsonl", lambda i, row: row.update(gold=NASTY[1], families=[NASTY[0]] * 3, category=NASTY[1])
-    )
+    more = {"gold": NASTY[1], "families": [NASTY[0]] * 3, "category": NASTY[1]}
+    change(workdir / "answers.jsonl", lambda i, row: row.update(more))
     record = json.loads((workdir / "config.json").read_text())
     record["config"] |= {"name": NASTY[0]}
     record["config"]["grpo"]["reward"] = NASTY[1]
