@@ -118,7 +118,7 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), gradient(collect[micro].updates), whole
         )
-    assert [sorted(sum(e.samples, [])) for e in collect.values()] == [list("abcd")] * 3
+    assert [sorted(x for part in e.samples for x in part) for e in collect.values()] == [list("abcd")] * 3
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(whole)) > 1e-4
 
 
