@@ -265,7 +265,13 @@ def test_the_program_reports_what_was_made_and_passes_the_exit_code_on(
     spec.loader.exec_module(program)
     written, asked = [], []
     monkeypatch.setattr(report, "write", lambda *paths: written.append(paths))
-    monkeypatch.setattr(runner, "run", lambda *given, **how: asked.append((given, how)) or code)
+
+    def run_none(*given, **how):
+        asked.append((given, how))
+        grid.write(given[0], tmp_path)
+        return code
+
+    monkeypatch.setattr(runner, "run", run_none)
     argv = ["bin/experiment.py", "--config=configs/medical.py:tiny", f"--out={tmp_path}", "--seeds=0,2"]
     argv += ["--methods=camopd,mix", "--config.camopd.cycle=('domain','general')"]
     argv += ["--drop_weights", "--docs=docs/results.md"]
