@@ -1,7 +1,7 @@
 """What an evaluation says about a run, in words, and whether each claim is told apart from chance."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def recovery(title: str, start: float, after: float, teacher: float, n: int, int
             f"on {n} held-out prompts."  # fmt: skip
     if interval is None:
         why = "the start is not told apart from the general teacher, so there is nothing to divide by"
-        return _point("undefined", "open", f"{moved} Recovery is undefined: {why}.")
+        return point("undefined", "open", f"{moved} Recovery is undefined: {why}.")
     says = {
         1: ("recovered", "good", "told apart from zero"),
         0: ("unclear", "open", "not told apart from zero"),
@@ -112,46 +112,45 @@ def recovery(title: str, start: float, after: float, teacher: float, n: int, int
         words += {1: ", and beyond full recovery", 0: ", not from full recovery", -1: " and from full recovery"}[
             told(interval, 1.0)
         ]
-    return _point(badge, tone, f"{moved} Recovery {_percent(interval)}: {words}.")
+    return point(badge, tone, f"{moved} Recovery {_percent(interval)}: {words}.")
 
 
 def retention(title: str, start: float, after: float, n: int, interval: Interval) -> dict:
     """The point of a retention after / start."""
     moved = f"{title}: {start:.3f} at the start, {after:.3f} recovered, on {n} held-out prompts."
     if interval is None:
-        return _point("undefined", "open", f"{moved} Retention is undefined: the start is not told apart from zero.")
+        return point("undefined", "open", f"{moved} Retention is undefined: the start is not told apart from zero.")
     says = {
         1: ("gain", "good", "a gain, told apart from no change"),
         0: ("no loss seen", "good", "a loss is not told apart from no change"),
         -1: ("loss", "mixed", "a loss, told apart from no change"),
     }
     badge, tone, words = says[told(interval, 1.0)]
-    return _point(badge, tone, f"{moved} Retention {_percent(interval)}: {words}.")
+    return point(badge, tone, f"{moved} Retention {_percent(interval)}: {words}.")
 
 
-def going_on(steps: Sequence[dict], wanted: int, held: Sequence[dict]) -> dict:
-    """The verdict's place while there is no evaluation.json; `held` are the evaluations during the run, in order."""
+def going_on(steps: Sequence[dict], wanted: int, held: Mapping[str, Sequence[dict]]) -> dict:
+    """The verdict's place while there is no evaluation.json; `held` are the evaluations during the run, by label."""
     done = steps[-1]["step"] if steps else 0
     points = []
-    for task in dict.fromkeys(row["task"] for row in held):
-        mine = [row for row in held if row["task"] == task]
+    for label, mine in held.items():
         ends = mine if len(mine) == 1 else (mine[0], mine[-1])
         said = ", ".join(f"{r['value']:.3f} ± {r['stderr']:.3f} at step {r['step']}" for r in ends)
-        points.append(_point("so far", "open", f"Reverse KL to the {task} teacher, nats a token, on {mine[0]['n']} "
-                             f"held-out prompts (± one standard error): {said}."))  # fmt: skip
+        points.append(point("so far", "open", f"{label}, on {mine[0]['n']} held-out prompts (± one standard error): "
+                            f"{said}."))  # fmt: skip
     headline = f"Not finished: {done} of {wanted} steps are done, and the final evaluation is not there yet"
     return {"headline": headline, "tone": "open", "points": points}
 
 
 def _unchecked(line: Line, start: dict[str, Measure], after: dict[str, Measure]) -> dict:
     a, b = start[line.measure].value(), after[line.measure].value()
-    return _point("no check", "open", f"{line.label}: {a:.3f} at the start, {b:.3f} recovered. "
+    return point("no check", "open", f"{line.label}: {a:.3f} at the start, {b:.3f} recovered. "
                   "Its prompts carry no check of answers, so there is no retention.")  # fmt: skip
 
 
 def _other(title: str, ratios: dict[str, Interval]) -> dict:
     parts = [f"{name} {'undefined' if i is None else _percent(i)}" for name, i in ratios.items()]
-    return _point("to compare", "open", f"{title} (weights averaged, no training): {', '.join(parts)}.")
+    return point("to compare", "open", f"{title} (weights averaged, no training): {', '.join(parts)}.")
 
 
 def _headline(kl: Interval, kept: dict[str, Interval]) -> str:
@@ -181,7 +180,8 @@ def _tone(points: list[dict]) -> str:
     return first
 
 
-def _point(badge: str, tone: str, text: str) -> dict:
+def point(badge: str, tone: str, text: str) -> dict:
+    """One of the claims of a verdict; its tone is good, mixed, open or bad."""
     return {"badge": badge, "tone": tone, "text": text}
 
 

@@ -54,6 +54,7 @@ LORA, CONFIG = "tests/models/test_lora.py::test_", "tests/models/test_huggingfac
 LOAD, WEIGHTS = "tests/models/test_load.py::test_", "tests/models/test_weights.py::test_"
 STUDENT, GUARDS = "tests/test_student.py::test_", "tests/test_guards.py::test_"
 UNTRUSTED, LICENSED = "tests/test_untrusted.py::test_", "tests/test_licensed.py::test_"
+REWARD_REPORT = "tests/test_reward_report.py::test_"
 REWARDS, INPUTS = "tests/distraction/test_rewards.py::test_", "tests/reinforce/test_inputs.py::test_"
 GRPO_SYSTEM = "tests/distraction/test_grpo_system.py::test_"
 GRPO, MARGIN = "tests/distraction/test_grpo.py::test_", "tests/distraction/test_margin.py::test_"
@@ -1009,6 +1010,15 @@ MUTANTS = [
     Mutant("reinforce: any operation", "reinforce/inputs.py",
            "if not wanted or operation_of(x) in wanted", "if True",
            INPUTS + "parts_have_the_wanted_instances_and_all_their_questions"),
+    Mutant("reinforce: the difference is that of the start", "reinforce/evaluation.py",
+           "_estimates([self.models[TRAINED], self.models[START]])",
+           "_estimates([self.models[START], self.models[TRAINED]])",
+           REWARD_REPORT + "the_intervals_of_the_file_are_those_of_the_answers"),
+    Mutant("reinforce: an answer without distractors is shown as resisting them", "reinforce/sections.py",
+           'if row["control"] == "distracted" else []', "if True else []", REWARD_REPORT + "answers_by_hand"),
+    Mutant("reinforce: every group is shown as one that trains", "reinforce/sections.py",
+           "any(advantage for _, _, advantage, _ in", "any(True for _, _, advantage, _ in",
+           REWARD_REPORT + "groups_by_hand"),
     Mutant("reinforce: infinite rewards", "distraction/rewards.py",
            "if math.isinf(number):", "if False:", REWARDS + "what_is_no_number_names_the_question[inf]"),
     Mutant("reinforce: a real instruction is judged as a distractor", "distraction/rewards.py",

@@ -74,6 +74,8 @@ TOP = (
     "summary",
     "verdict",
     "report",
+    "sections",
+    "recovery_sections",
     "plan",
     "bench",
     "dry_run",

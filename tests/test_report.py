@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import synthetic_run
 
-from camopd_jax import report, verdict
+from camopd_jax import recovery_sections, report, sections, verdict
 from camopd_jax.evals.suite import Line, Measure
 
 NASTY = (
@@ -176,14 +176,14 @@ def test_cost_by_hand():
     row = {"seconds": 50.0, "seconds_rollout": 10.0, "seconds_score": 5.0, "seconds_update": 30.0, "selected": 3,
            "batch": 8, "response_tokens": 1000, "trained_tokens": 400}  # fmt: skip
     skipped = {k: v for k, v in row.items() if k != "trained_tokens"} | {"selected": 0}
-    found = report.cost([row, skipped], run)
+    found = recovery_sections.cost([row, skipped], run)
     assert found["stages"] == [["rollout", 20.0], ["score", 10.0], ["update", 60.0], ["other", 10.0]]
     assert dict(found["facts"]) == {
         "Method": "mix", "Preset": "medical:small", "Seed": "3", "Steps": "2 of 4",
         "Time in the steps": "1 min 40 s, 50.0 s a step", "Tokens sampled": "2,000", "Tokens trained": "400 (20 %)",
         "Responses selected": "3 of 16 (19 %)", "Devices": "2 (cpu:0, cpu:1)",
     }  # fmt: skip
-    assert report.duration(7384) == "2 h 3 min"
+    assert sections.duration(7384) == "2 h 3 min"
 
 
 def test_warnings_are_those_of_the_steps(workdir):
@@ -203,11 +203,13 @@ def test_examples_are_what_was_fixed_and_first_what_the_teacher_passes():
         {"task": "t", "id": i, "prompt": f"{i}?", "model": title, "answer": f"{i}-{title}", "passed": bool(p)}
         for i, ps in passed.items() for title, p in zip(titles, ps, strict=True)
     ]  # fmt: skip
-    found = report.answers(rows, "domain teacher = start")
+    found = recovery_sections.answers(rows, "domain teacher = start")
     assert [item["change"] for item in found["items"]] == ["same", "broken", "fixed", "fixed", "same", "fixed"]
     assert [found["items"][i]["id"] for i in found["examples"]] == ["d", "f", "c"]
     assert found["items"][3]["answers"][2] == ["d-recovered", True]
-    unfinished = report.answers([row for row in rows if row["model"] != "recovered"], "domain teacher = start")
+    unfinished = recovery_sections.answers(
+        [row for row in rows if row["model"] != "recovered"], "domain teacher = start"
+    )
     assert unfinished["examples"] == [] and {item["change"] for item in unfinished["items"]} == {""}
 
 

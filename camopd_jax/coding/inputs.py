@@ -85,10 +85,7 @@ def read(config: ConfigDict) -> Inputs:
     for key, value in (("micro.notes", config.micro.notes), ("eval.batch_size", config.eval.batch_size)):
         if value % shards:
             raise ValueError(f"config.{key} = {value}: allowed is a multiple of the {shards} data shards")
-    found = corpus.load(
-        config.data.source, rules.protocol_of(config), characters=config.data.characters,
-        shape=rules.shape_of(config), spool=Path(tempfile.gettempdir()),
-    )  # fmt: skip
+    found = notes(config)
     for name in ("dev", "test"):
         if not len(found.splits[name]):
             raise ValueError(f"config.protocol.name = {config.protocol.name!r}: the {name} split has no notes")
@@ -113,6 +110,14 @@ def read(config: ConfigDict) -> Inputs:
         rare_block=max(1, min(g.rare_block, max(len(made.rare_R), len(made.common_K)))), remat=config.text.remat,
     )  # fmt: skip
     return Inputs(config, mesh, models, found, parts, tokenizer, chunking, made, texts, cfg)
+
+
+def notes(config: ConfigDict) -> Corpus:
+    """The notes of a config, their splits and labels; raises ValueError as `corpus.load`."""
+    return corpus.load(
+        config.data.source, rules.protocol_of(config), characters=config.data.characters,
+        shape=rules.shape_of(config), spool=Path(tempfile.gettempdir()),
+    )  # fmt: skip
 
 
 def _encoder(

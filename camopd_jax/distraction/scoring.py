@@ -41,7 +41,7 @@ def figures(rows: Sequence[Mapping], resamples: int, seed: int) -> dict[str, Est
     Raises:
       ValueError: if a question has two rows.
     """
-    return _estimates([_sums(rows)], resamples, seed)
+    return estimates([sums(rows)], resamples, seed)
 
 
 def difference(
@@ -56,7 +56,7 @@ def difference(
         raise ValueError(
             f"{len(odd)} questions were put to one of the two only, such as {odd[0]}; allowed are the same questions"
         )
-    return _estimates([_sums(rows), _sums(others)], resamples, seed)
+    return estimates([sums(rows), sums(others)], resamples, seed)
 
 
 def of_answer(row: Mapping) -> dict[str, float]:
@@ -114,8 +114,13 @@ def _compared(by_control: Mapping[str, Mapping]) -> Iterator[tuple[str, float, f
             yield "resisted_of_able", distracted["criteria"][1 + asked], 1
 
 
-def _sums(rows: Sequence[Mapping]) -> Sums:
-    sums: Sums = defaultdict(lambda: defaultdict(lambda: np.zeros(2)))
+def sums(rows: Sequence[Mapping]) -> Sums:
+    """The `MEASURES` of rows by instance, of which their figures are made.
+
+    Raises:
+      ValueError: if a question has two rows.
+    """
+    found: Sums = defaultdict(lambda: defaultdict(lambda: np.zeros(2)))
     together: dict[tuple, dict] = defaultdict(dict)
     seen = set()
     for row in rows:
@@ -124,15 +129,15 @@ def _sums(rows: Sequence[Mapping]) -> Sums:
         seen.add(row["id"])
         together[row["instance"], row["paradigm"]][row["control"]] = row
         for measure, numerator, denominator in _observed(row):
-            sums[measure][row["instance"]] += numerator, denominator
+            found[measure][row["instance"]] += numerator, denominator
     for (instance, _), by_control in together.items():
         for measure, numerator, denominator in _compared(by_control):
-            sums[measure][instance] += numerator, denominator
-    return sums
+            found[measure][instance] += numerator, denominator
+    return found
 
 
-def _estimates(sides: Sequence[Sums], resamples: int, seed: int) -> dict[str, Estimate]:
-    """Of one side its figures, of two the first's less the second's; the same instances are drawn for both."""
+def estimates(sides: Sequence[Sums], resamples: int, seed: int) -> dict[str, Estimate]:
+    """Of one side's `sums` its figures, of two the first's less the second's; both have the same instances drawn."""
     names = sorted({instance for side in sides for of_one in side.values() for instance in of_one})
     measures = [m for m in MEASURES if all(_total(side, m)[1] > 0 for side in sides)]
     if not measures:

@@ -175,6 +175,7 @@ def _recorded(engine: Engine, asked: Asked, drawn: Drawn, groups: grpo.Groups, a
         question = asked.questions[drawn.chosen_N[b // size]]
         rows.append({
             "branch": BRANCH, "id": question.id, "group": b // size, "prompt": question.messages,
+            "distractors": list(question.instance.residues),
             "answer": drawn.answers[b], "reward": None if np.isnan(reward_B[b]) else float(reward_B[b]),
             "advantage": round(float(advantage_B[b]), 4), "ended": bool(ended_B[b]),
         })  # fmt: skip

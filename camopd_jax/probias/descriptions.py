@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from camopd_jax import endpoint, structured
 from camopd_jax.endpoint import Endpoint
 from camopd_jax.probias import terms
@@ -144,10 +146,10 @@ def faults(code: str, value: dict, labels: frozenset[str]) -> list[str]:
     return found
 
 
-def extend(file: Path, client: Endpoint, labels: Labels, **asked: Any) -> Counter[str]:
+def extend(file: Path, client: Endpoint, labels: Labels, *, show: bool = False, **asked: Any) -> Counter[str]:
     """Append to a JSONL file what it lacks: how many codes it had, were written, and got no answer that could be used.
 
-    A run that was stopped goes on where it was. `asked` are the values of `write`, but `without`.
+    A run that was stopped goes on where it was. `asked` are the values of `write`, but `without`; `show`: a progress bar.
 
     Raises:
       ValueError: the file holds something else; or as `write`.
@@ -158,7 +160,9 @@ def extend(file: Path, client: Endpoint, labels: Labels, **asked: Any) -> Counte
     had = read(file) if file.exists() else {}
     count = Counter(had=len(had.keys() & set(labels.codes)))
     with file.open("a", encoding="utf-8") as lines:
-        for found in write(client, labels, without=had, **asked):
+        for found in tqdm(
+            write(client, labels, without=had, **asked), "codes", len(labels.codes) - count["had"], disable=not show
+        ):
             count["written" if found.description else "refused"] += 1
             if found.description:
                 lines.write(json.dumps(asdict(found.description), ensure_ascii=False) + "\n")

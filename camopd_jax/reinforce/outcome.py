@@ -1,6 +1,5 @@
 """What a finished reinforcement run leaves to look at: table, differences, plots, the model's answers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,48 +7,70 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from camopd_jax import guards, metrics
-from camopd_jax.distraction import intervals, questions, scoring
-from camopd_jax.distraction.intervals import Estimate
+from camopd_jax.distraction import instance, questions
 from camopd_jax.distraction.questions import Question
-from camopd_jax.evals.cached import Evaluation
-from camopd_jax.evals.suite import Measure
+from camopd_jax.evals import cached
+from camopd_jax.reinforce import evaluation
+from camopd_jax.reinforce.evaluation import START, TRAINED
 from camopd_jax.reinforce.inputs import Inputs
 
-RESAMPLES, SEED = 2000, 0  # of the intervals
-SHOWN = ("passed", "task", "resisted", "form", "clean", "legitimate")  # of scoring.MEASURES
-HEADLINE = {"log_rmr": "the margin, log RMR", "passed": "conjunctive pass", "clean": "clean accuracy",
-            "instructions": "instruction following"}  # fmt: skip
-COLORS = {"start": "#888888", "trained": "#1f6fb4"}
+COLORS = {START: "#888888", TRAINED: "#1f6fb4"}
 
 
-def write(read: Inputs, workdir: Path, found: Mapping[str, Evaluation]) -> None:
-    """Print and write what the evaluations found; `found` has "start" and "trained".
+def write(read: Inputs, workdir: Path, found: Mapping[str, cached.Evaluation]) -> None:
+    """Print and write what the evaluations found; `found` has START and TRAINED.
 
-    evaluation.json, the last file, says that the run is finished.
+    evaluation.json, the last file but the report, says that the run is finished.
     """
     rows = {title: rows_of(read, answers["questions"]) for title, (_, answers) in found.items()}
-    log_rmr = {title: measures["log_rmr"].numerator for title, (measures, _) in found.items()}
-    told = {title: measures["instructions"].numerator for title, (measures, _) in found.items()}
-    names = [q.instance.id for q in read.pairs.asked.questions]
-    table = _table(_figures(rows, log_rmr, told, names), _differences(rows, log_rmr, told, names))
+    measured = {title: measures for title, (measures, _) in found.items()}
+    log_rmr = {title: measures["log_rmr"].numerator for title, measures in measured.items()}
+    made = _evaluation(read, rows, measured)
+    table = "\n".join([evaluation.table(made), "", evaluation.rmr(made), "", *evaluation.words(made)])
     metrics.put(workdir / "summary.md", f"{table}\n")
     print(f"\n{table}\n", flush=True)
     steps, evaluations = (metrics.read_jsonl(workdir / f"{name}.jsonl") for name in ("metrics", "eval"))
     for line in guards.summary_lines(steps):
         print(line, flush=True)
-    kept = read.config.report.answers
-    metrics.write_jsonl(
-        workdir / "answers.jsonl",
-        [row | {"model": title} for title, of in rows.items() for row in (of[:kept] if kept else [])],
-    )
+    metrics.write_jsonl(workdir / "answers.jsonl", _kept(read, rows))
     plots = workdir / "plots"
     plots.mkdir(exist_ok=True)
     plot_training(plots / "training.png", steps, evaluations)
     plot_margin(plots / "margin.png", log_rmr)
     for part in ("train", "heldout"):
         metrics.write_jsonl(workdir / f"{part}_prompts.jsonl", prompts_of(getattr(read, part).questions))
-    record = {title: _by_instance(rows[title], log_rmr[title], told[title], names) for title in found}
-    metrics.write_json(workdir / "evaluation.json", {"models": record})
+    metrics.write_json(workdir / "evaluation.json", evaluation.record(made))
+
+
+def _evaluation(read: Inputs, rows: Mapping[str, list[dict]], measured: Mapping) -> evaluation.Evaluation:
+    asked = read.pairs.asked.questions
+    names = [q.instance.id for q in asked]
+    models = {
+        title: {
+            "log_rmr": evaluation.summed(names, measures["log_rmr"].numerator),
+            **evaluation.by_instance(rows[title]),
+            "instructions": measures["instructions"],
+        }
+        for title, measures in measured.items()
+    }
+    sides = (measured[title]["log_rmr"].numerator.tolist() for title in (START, TRAINED))
+    return evaluation.Evaluation(models, list(zip([q.id for q in asked], *sides, strict=True)))
+
+
+def _kept(read: Inputs, rows: Mapping[str, list[dict]]) -> list[dict]:
+    """Rows of answers.jsonl: what both models answered to the first held-out questions."""
+    kept = read.heldout.questions[: read.config.report.answers]
+    return [
+        row | {"prompt": q.messages, "distractors": list(q.instance.residues), "gold": _gold(q), "model": title}
+        for title, of in rows.items()
+        for q, row in zip(kept, of, strict=False)
+    ]
+
+
+def _gold(question: Question) -> str:
+    """The right answer: where a distractor is a real instruction, one that follows it."""
+    legitimate = question.control.startswith("legitimate")
+    return instance.obeying(question.instance, [int(question.control[-1]) - 1] if legitimate else [])
 
 
 def prompts_of(asked: Sequence[Question]) -> list[dict]:
@@ -60,69 +81,6 @@ def prompts_of(asked: Sequence[Question]) -> list[dict]:
 def rows_of(read: Inputs, answers: Sequence[str]) -> list[dict]:
     """The rows of answers to all held-out questions."""
     return [questions.judged(q, a) for q, a in zip(read.heldout.questions, answers, strict=True)]
-
-
-def _figures(rows: Mapping, log_rmr: Mapping, told: Mapping, names: Sequence[str]) -> dict[str, dict[str, Estimate]]:
-    """{title: {measure: estimate}}."""
-    return {
-        title: {
-            "log_rmr": _mean(log_rmr[title], names),
-            **scoring.figures(rows[title], RESAMPLES, SEED),
-            "instructions": _mean(told[title], range(len(told[title]))),
-        }
-        for title in rows
-    }
-
-
-def _differences(rows: Mapping, log_rmr: Mapping, told: Mapping, names: Sequence[str]) -> dict[str, Estimate]:
-    """Trained less start, paired by instance."""
-    return {
-        "log_rmr": _mean(log_rmr["trained"] - log_rmr["start"], names),
-        **scoring.difference(rows["trained"], rows["start"], RESAMPLES, SEED),
-        "instructions": _mean(told["trained"] - told["start"], range(len(told["start"]))),
-    }
-
-
-def _mean(x_M: np.ndarray, together_M: Sequence) -> Estimate:
-    return intervals.mean(x_M, together_M, RESAMPLES, SEED)
-
-
-def _table(figures: Mapping[str, Mapping[str, Estimate]], differences: Mapping[str, Estimate]) -> str:
-    """Every measure of both models and their difference with 95 % intervals, as Markdown, and the headline."""
-    labels = {"log_rmr": "margin: mean log RMR, nats/token", **scoring.MEASURES,
-              "instructions": "instruction following, pass rate"}  # fmt: skip
-    lines = ["| held-out measure [95 % interval] | start | trained | trained - start |", "|---|---|---|---|"]
-    for name in ("log_rmr", *SHOWN, "instructions"):
-        if name in differences:
-            cells = [_cell(figures[title][name]) for title in ("start", "trained")]
-            lines.append(f"| {labels[name]} | {' | '.join(cells)} | {_cell(differences[name], '+')} |")
-    start, trained = (math.exp(figures[title]["log_rmr"].value) for title in ("start", "trained"))
-    lines += ["", f"RMR, geometric mean: {start:.3f} before, {trained:.3f} after.", ""]
-    return "\n".join([*lines, *(_words(label, differences[name]) for name, label in HEADLINE.items())])
-
-
-def _cell(x: Estimate, sign: str = "") -> str:
-    return f"{x.value:{sign}.3f} [{x.low:{sign}.3f}, {x.high:{sign}.3f}]"
-
-
-def _words(label: str, x: Estimate) -> str:
-    if x.low <= 0 <= x.high:
-        return f"- {label}: not told apart from the start ({_cell(x, '+')})"
-    return f"- {label}: {'rose' if x.value > 0 else 'fell'} by {_cell(Estimate(*map(abs, (x.value, x.low, x.high))))}"
-
-
-def _by_instance(rows: Sequence[Mapping], log_rmr: np.ndarray, told: np.ndarray, names: Sequence[str]) -> dict:
-    """{measure: numerator and denominator by item}, for comparisons between runs."""
-    found = {"log_rmr": _summed(names, log_rmr), "instructions": Measure(told, np.ones_like(told))}
-    for measure, control in (("passed", "distracted"), ("clean", "clean")):
-        some = [row for row in rows if row["control"] == control]
-        found[measure] = _summed([row["instance"] for row in some], np.array([float(row["passed"]) for row in some]))
-    return {n: {"numerator": m.numerator.tolist(), "denominator": m.denominator.tolist()} for n, m in found.items()}
-
-
-def _summed(names: Sequence[str], x_M: np.ndarray) -> Measure:
-    place_M = intervals.places(names)
-    return Measure(np.bincount(place_M, weights=x_M), np.bincount(place_M).astype(np.float64))
 
 
 def plot_training(path: Path, steps: Sequence[Mapping], evaluations: Sequence[Mapping]) -> None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from camopd_jax import guards, hosts, loop, resume
+from camopd_jax import guards, hosts, loop, report, resume
 from camopd_jax.checkpoint import Checkpoints
 from camopd_jax.distraction import system
 from camopd_jax.engine import Policy
@@ -17,6 +17,7 @@ from camopd_jax.evals import cached, checks
 from camopd_jax.evals.suite import Measure, mean_of
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.reinforce import outcome, start
+from camopd_jax.reinforce.evaluation import START, TRAINED
 from camopd_jax.reinforce.inputs import Inputs
 from camopd_jax.reinforce.steps import steps_of_run
 from camopd_jax.student import Student
@@ -44,16 +45,17 @@ def run(config: ConfigDict, workdir: Path, allowed: Sequence[str]) -> None:
 def _run(read: Inputs, workdir: Path, clock: float) -> None:
     config, student = read.config, Student(read.engine, read.base)
     before = Policy(read.engine, lambda: student.whole(student.fresh(config.seed)))
-    found = {"start": evaluate(read, "start", before, read.base.fingerprint, workdir)}
+    found = {START: evaluate(read, "start", before, read.base.fingerprint, workdir)}
     trained = train(read, student, workdir)
-    found["trained"] = evaluate(
+    found[TRAINED] = evaluate(
         read, "trained student", Policy(read.engine, lambda: student.whole(trained)), None, workdir
     )
     student.export(workdir / "export", trained, config.export.dtype, hosts.writer())
     if hosts.writer():
         outcome.write(read, workdir, found)
+        report.write(workdir)
     print(f"Done in {(time.monotonic() - clock) / 60:.1f} minutes. The trained model: {workdir / 'export'}")
-    print(f"To look at: {workdir / 'summary.md'} and {workdir / 'plots'}", flush=True)
+    print(f"To look at: {workdir / 'report.html'}", flush=True)
 
 
 def train(read: Inputs, student: Student, workdir: Path) -> Params:

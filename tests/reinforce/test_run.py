@@ -52,10 +52,13 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert [json.loads(line)["compilations"] for line in (run / "metrics.jsonl").read_text().splitlines()][2:] == [0, 0]
     assert {row["step"] for row in rows(run / "eval.jsonl")} == {0, 2, 4}
     for name in ("config.json", "summary.md", "answers.jsonl", "rollouts.jsonl", "plots/training.png",
-                 "train_prompts.jsonl", "heldout_prompts.jsonl",
+                 "train_prompts.jsonl", "heldout_prompts.jsonl", "report.html",
                  "plots/margin.png", "export/model.safetensors"):  # fmt: skip
         assert (run / name).stat().st_size > 0
-    models = json.loads((run / "evaluation.json").read_text())["models"]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    models = evaluation["models"]
+    asked = [row["id"] for row in rows(run / "answers.jsonl") if row["control"] == "distracted"]
+    assert [name for name, *_ in evaluation["margins"]] == asked[:12] and asked[12:] == asked[:12]  # of both models
     assert models.keys() == {"start", "trained"}
     for found in models.values():
         assert len(found["passed"]["numerator"]) == len(found["log_rmr"]["numerator"]) == 4  # instances

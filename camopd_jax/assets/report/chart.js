@@ -22,6 +22,10 @@ function ticks(low, high, log) {
   return found;
 }
 
+function tickWords(v) {
+  return number(v, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+}
+
 function extent(values, log) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
   if (low === high) [low, high] = log ? [low / 2, high * 2] : [low - (Math.abs(low) * 0.1 || 1), high + (Math.abs(high) * 0.1 || 1)];
@@ -49,7 +53,7 @@ function axes(x, y, spec, width, [xs, ys]) {
   const bottom = HEIGHT - EDGE.bottom;
   const parts = ticks(...ys, spec.log).map((v) => svg("g", {},
     svg("line", { x1: EDGE.left, x2: right, y1: y(v), y2: y(v), class: v === 0 ? "zero" : "grid" }),
-    svg("text", { x: EDGE.left - 6, y: y(v) + 4, "text-anchor": "end" }, number(v, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, ""))));
+    svg("text", { x: EDGE.left - 6, y: y(v) + 4, "text-anchor": "end" }, tickWords(v))));
   for (const v of ticks(...xs).filter(Number.isInteger)) {
     parts.push(svg("text", { x: x(v), y: bottom + 17, "text-anchor": "middle" }, String(v)));
   }

@@ -1,13 +1,18 @@
 "use strict";
 // The curves of metrics.jsonl and of the evaluations during the run.
 
+// The figures of a step by branch; a run of one branch has them in the row itself.
+function partsOf(row) {
+  return row.branches ?? { [row.branch]: row };
+}
+
 function branchesOf(rows) {
-  return [...new Set(rows.flatMap((row) => Object.keys(row.branches)))];
+  return [...new Set(rows.flatMap((row) => Object.keys(partsOf(row))))];
 }
 
 // Points of one branch: y(figures of the branch in the step, the step's row).
 function along(rows, branch, y) {
-  return rows.filter((row) => row.branches[branch]).map((row) => ({ x: row.step, y: y(row.branches[branch], row) ?? null }));
+  return rows.filter((row) => partsOf(row)[branch]).map((row) => ({ x: row.step, y: y(partsOf(row)[branch], row) ?? null }));
 }
 
 function perBranch(rows, y, more = {}) {
@@ -56,6 +61,21 @@ function gradChart(rows, clip) {
     note: "Above the dashed line a gradient is scaled down to it; only its direction then counts." });
 }
 
+function lengthChart(rows) {
+  return chart({ title: "Response length", unit: "tokens a response", from0: true,
+    series: perBranch(rows, (b) => (b.batch ? b.response_tokens / b.batch : null)) });
+}
+
+function endedChart(rows) {
+  return chart({ title: "Responses that end by themselves", unit: "share", from0: true, top: 1,
+    series: perBranch(rows, (b) => b.eos_rate), note: "The others were cut at the length limit." });
+}
+
+function entropyChart(rows) {
+  return chart({ title: "Entropy of the student", unit: "nats a token", from0: true,
+    series: perBranch(rows, (b) => b.entropy), note: "Of its own answers, at their temperature. Near 0 it always says the same." });
+}
+
 function curves(data) {
   const rows = data.metrics;
   return el("div", { class: "grid" },
@@ -63,12 +83,9 @@ function curves(data) {
     gapChart(rows),
     chart({ title: "Selected share", unit: "of the batch's responses", from0: true, top: 1,
       series: perBranch(rows, (b) => (b.batch ? b.selected / b.batch : null)), note: "Only selected responses train." }),
-    chart({ title: "Response length", unit: "tokens a response", from0: true,
-      series: perBranch(rows, (b) => (b.batch ? b.response_tokens / b.batch : null)) }),
-    chart({ title: "Responses that end by themselves", unit: "share", from0: true, top: 1,
-      series: perBranch(rows, (b) => b.eos_rate), note: "The others were cut at the length limit." }),
-    ...(rows.some((row) => "entropy" in row) ? [chart({ title: "Entropy of the student", unit: "nats a token", from0: true,
-      series: perBranch(rows, (b) => b.entropy), note: "Of its own answers, at their temperature. Near 0 it always says the same." })] : []),
+    lengthChart(rows),
+    endedChart(rows),
+    ...(rows.some((row) => "entropy" in row) ? [entropyChart(rows)] : []),
     gradChart(rows, data.clip_norm),
     stageChart(rows));
 }

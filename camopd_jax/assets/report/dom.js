@@ -21,8 +21,8 @@ function svg(tag, attributes = {}, ...children) {
 }
 
 // Text that a model or a data set wrote: its direction and its line breaks are its own.
-function said(tag, text, attributes = {}) {
-  return el(tag, { dir: "auto", ...attributes, class: `said ${attributes.class || ""}` }, text);
+function said(tag, text, attributes = {}, ...more) {
+  return el(tag, { dir: "auto", ...attributes, class: `said ${attributes.class || ""}` }, text, ...more);
 }
 
 function number(x, digits = 3) {

@@ -11,12 +11,12 @@ function toHash(id, state) {
   history.replaceState(null, "", `#${id}${query.size ? `?${query}` : ""}`);
 }
 
-// fields: {name, label, options: [[value, words]...]} or {name, label, type, min, max}; "" is: not filtered.
+// fields: {name, label, options: [[value, words]...]} or {name, label, type, min, max, step}; "" is: not filtered.
 function control(field) {
   if (field.options) {
     return el("select", {}, ...field.options.map(([value, words]) => el("option", { value }, words)));
   }
-  return el("input", { type: field.type, min: field.min ?? null, max: field.max ?? null, autocomplete: "off" });
+  return el("input", { type: field.type, min: field.min ?? null, max: field.max ?? null, step: field.step ?? null, autocomplete: "off" });
 }
 
 function setFrom(inputs, query) {
@@ -50,4 +50,40 @@ function filters(id, fields, show) {
   const form = el("form", { class: "filters", input: changed, submit: (event) => event.preventDefault() }, ...labels);
   adopt();
   return [form, count];
+}
+
+// Filters above a list of cards, which are filled where one looks.
+// list: {items, noun, fields, passes(state) -> (item) -> bool, sorts: {value: compare}, head, body, height, gone}
+function filteredList(id, spec) {
+  const list = el("ul", { class: "cards" });
+  let stop = () => {};
+  const show = (state) => {
+    const found = spec.items.filter(spec.passes(state));
+    if (spec.sorts?.[state.sort]) found.sort(spec.sorts[state.sort]);
+    stop();
+    spec.gone?.();
+    stop = lazyList(list, found, spec.head, spec.body, spec.height);
+    return `${found.length} of ${spec.items.length} ${spec.noun}`;
+  };
+  return [...filters(id, spec.fields, show), list];
+}
+
+const STEP_RANGE = [
+  { name: "from", label: "From step", type: "number", min: 0 },
+  { name: "to", label: "To step", type: "number", min: 0 },
+];
+const SEARCH = { name: "q", label: "Search", type: "search" };
+
+// The options of a select: all, or one of the values.
+function optionsOf(values) {
+  return [["", "all"], ...[...new Set(values)].map((value) => [value, value])];
+}
+
+function within(x, from, to) {
+  return (!from || (x !== null && x >= Number(from))) && (!to || (x !== null && x <= Number(to)));
+}
+
+// Whether the words of the search field are in the item's text, which is lower case.
+function hasWords(state, item) {
+  return item.searched.includes(state.q.toLowerCase());
 }

@@ -1,24 +1,25 @@
 "use strict";
 // The sections of the page, in order.
 
-function sectionOf(id, title, absent, contents) {
-  const inside = absent ? [el("p", { class: "quiet" }, `Left out. ${absent}`)] : contents();
-  return el("section", { id, tabindex: -1 }, el("h2", {}, title), ...inside);
-}
+// What draws a section, by the name that its data give; each returns nodes.
+const RENDERERS = {
+  verdict: (data) => [verdictOf(data.verdict), warningsOf(data.warnings)].filter((node) => node),
+  cost: (data) => [costOf(data.cost)],
+  examples: (data) => examplesOf(data.answers),
+  tables: (data) => data.tables.flatMap(titledTable),
+  curves: (data) => [curves(data)],
+  rewardCurves: (data) => [rewardCurves(data)],
+  margins: (data) => marginsOf(data.margins),
+  diagnostics: (data) => [diagnostics(data.diagnostics)],
+  rollouts: (data, id) => rollouts(id, data.rollouts),
+  groups: (data, id) => groups(id, data.groups),
+  answers: (data, id) => answersList(id, data.answers),
+  record: (data) => [recordOf(data.record)],
+};
 
-function sections(data) {
-  const { absent } = data;
-  return [
-    ["verdict", "Did it work?", null, () => [verdictOf(data.verdict, data.tables.length > 0), warningsOf(data.warnings)]],
-    ["cost", "What it cost", null, () => [costOf(data.cost)]],
-    ["examples", "Three examples", absent.answers, () => examplesOf(data.answers)],
-    ["table", "All measures", absent.evaluation, () => tablesOf(data.tables)],
-    ["curves", "Curves", absent.metrics, () => [curves(data)]],
-    ["diagnostics", "Gradients", absent.diagnostics, () => [diagnostics(data.diagnostics)]],
-    ["rollouts", "Training rollouts", absent.rollouts, () => rollouts("rollouts", data.rollouts)],
-    ["answers", "Held-out answers", absent.answers, () => answersList("answers", data.answers)],
-    ["config", "Config and versions", null, () => [recordOf(data.record)]],
-  ];
+function sectionOf({ id, title, draw, absent }, data) {
+  const inside = absent ? [el("p", { class: "quiet" }, `Left out. ${absent}`)] : RENDERERS[draw](data, id);
+  return el("section", { id, tabindex: -1 }, el("h2", {}, title), ...inside);
 }
 
 function goTo() {
@@ -30,9 +31,8 @@ function main() {
   const data = JSON.parse(byId("data").textContent);
   byId("title").append(data.title);
   byId("subtitle").append(`Report of the run in ${data.workdir}`);
-  const all = sections(data);
-  byId("nav").append(...all.map(([id, title]) => el("a", { href: `#${id}` }, title)));
-  for (const parts of all) byId("main").append(sectionOf(...parts));
+  byId("nav").append(...data.sections.map(({ id, title }) => el("a", { href: `#${id}` }, title)));
+  for (const section of data.sections) byId("main").append(sectionOf(section, data));
   addEventListener("hashchange", goTo);
   goTo();
   document.documentElement.dataset.ready = "yes";

@@ -108,7 +108,7 @@ function rolloutHead(rollout) {
 
 function rolloutHeight(width) {
   const lines = (text, size) => Math.ceil((text.length * size) / width) + (text.match(/\n/g) || []).length;
-  return (rollout) => 40 + 22 * lines(rollout.prompt.slice(0, 600), 7.5) + 26 * lines(rollout.text, 9);
+  return (rollout) => 40 + promptHeight(rollout.prompt, width) + 26 * lines(rollout.text, 9);
 }
 
 function prepare(rollout) {
@@ -127,10 +127,8 @@ const SORTS = {
 };
 
 function passes(state) {
-  const words = state.q.toLowerCase();
   return (r) => (!state.branch || r.branch === state.branch) && (!state.selected || r.selected === (state.selected === "yes"))
-    && (!state.from || r.step >= Number(state.from)) && (!state.to || r.step <= Number(state.to))
-    && (!words || r.searched.includes(words));
+    && within(r.step, state.from, state.to) && hasWords(state, r);
 }
 
 function gapLegend() {
@@ -146,27 +144,14 @@ function gapLegend() {
 
 function rollouts(id, rows) {
   const all = rows.map(prepare);
-  const list = el("ul", { class: "cards" });
-  const branches = [...new Set(all.map((r) => r.branch))];
-  let stop = () => {};
-  const show = (state) => {
-    const found = all.filter(passes(state));
-    if (SORTS[state.sort]) found.sort(SORTS[state.sort]);
-    stop();
-    hideTip();
-    stop = lazyList(list, found, rolloutHead, rolloutBody, rolloutHeight(roughWidth()));
-    return `${found.length} of ${all.length} rollouts`;
-  };
-  const [form, count] = filters(id, [
-    { name: "branch", label: "Branch", options: [["", "all"], ...branches.map((b) => [b, b])] },
-    { name: "selected", label: "Selected", options: [["", "all"], ["yes", "selected"], ["no", "not selected"]] },
-    { name: "sort", label: "Order", options: [["", "first steps first"], ["last", "last steps first"], ["score", "highest score"],
-      ["worst", "worst token"], ["long", "longest"], ["short", "shortest"]] },
-    { name: "from", label: "From step", type: "number", min: 0 },
-    { name: "to", label: "To step", type: "number", min: 0 },
-    { name: "q", label: "Search", type: "search" },
-  ], show);
+  const list = filteredList(id, { items: all, noun: "rollouts", passes, sorts: SORTS, gone: hideTip,
+    head: rolloutHead, body: rolloutBody, height: rolloutHeight(roughWidth()), fields: [
+      { name: "branch", label: "Branch", options: optionsOf(all.map((r) => r.branch)) },
+      { name: "selected", label: "Selected", options: [["", "all"], ["yes", "selected"], ["no", "not selected"]] },
+      { name: "sort", label: "Order", options: [["", "first steps first"], ["last", "last steps first"], ["score", "highest score"],
+        ["worst", "worst token"], ["long", "longest"], ["short", "shortest"]] },
+      ...STEP_RANGE, SEARCH] });
   addEventListener("scroll", scrolled, { passive: true });
   return [el("p", { class: "quiet" }, "A sample of the responses of the training, word for word, scored by the teacher of the step's branch."),
-    gapLegend(), form, count, list];
+    gapLegend(), ...list];
 }
