@@ -155,6 +155,7 @@ def _tiny(c: ConfigDict) -> None:
     c.labels.described = 16
     c.data.batch_size = 8
     c.micro.notes = 4
+    c.optim.warmup_steps = 2
     c.checkpoint.every = 2
     c.eval.every = 2
     c.eval.batch_size = 8

@@ -1,0 +1,54 @@
+"""Runs of configs/icd.py:tiny as processes of their own, small configs within one, and files of made notes."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TIMING = ("seconds", "tokens_per_second", "compilations")  # and all that begins with the first
+
+
+def run(workdir: Path, cache: Path, *flags: str, stop: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Exit code and output; `stop` is the first arguments of stopped.py."""
+    env = os.environ | {"CAMOPD_CACHE": str(cache), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # what compiles quickly is cached as well
+    env.pop("XLA_FLAGS", None)  # one device, as on a user's machine
+    program = ["tests/coding/stopped.py", *stop] if stop else ["bin/train.py"]
+    command = [sys.executable, *program, "--config=configs/icd.py:tiny", f"--workdir={workdir}", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=900)
+    return done.returncode, done.stdout + done.stderr
+
+
+def rows(file: Path) -> list[dict]:
+    """Lines of a log, without what measures time."""
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in found]
+
+
+def tiny():
+    """configs/icd.py:tiny for the eight devices of a test's process."""
+    config = runpy.run_path(str(ROOT / "configs" / "icd.py"))["get_config"]("tiny")
+    config.micro.notes = 8
+    return config
+
+
+CODES = ("A01.0", "E11.9", "I10", "J45.901", "K35.80", "N17.9")
+WORDS = ("typhoid", "diabetes", "hypertension", "asthma", "appendicitis", "kidney")
+
+
+def write_notes(file: Path, dev: int = 0, test: int = 0, train: int = 0) -> Path:
+    """A JSONL corpus, in which codes and texts of a split are shifted by so many places."""
+    lines = []
+    for split, count, shift in (("train", 24, train), ("dev", 8, dev), ("test", 8, test)):
+        for i in range(count):
+            chosen = sorted({0, i % 2, (i * i) % 5, i % 6})
+            lines.append({
+                "id": f"{split}-{i}", "patient": f"{split}-{i}", "split": split,
+                "codes": [CODES[(c + shift) % 6] for c in chosen],
+                "text": " ".join(["The patient has", *(WORDS[c] for c in chosen), *(["words"] * shift)]),
+            })  # fmt: skip
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
