@@ -29,10 +29,7 @@ def rows(file: Path) -> list[dict]:
 
 
 def tiny():
-    """configs/icd.py:tiny for the eight devices of a test's process."""
-    config = runpy.run_path(str(ROOT / "configs" / "icd.py"))["get_config"]("tiny")
-    config.micro.notes = 8
-    return config
+    return runpy.run_path(str(ROOT / "configs" / "icd.py"))["get_config"]("tiny")
 
 
 CODES = ("A01.0", "E11.9", "I10", "J45.901", "K35.80", "N17.9")

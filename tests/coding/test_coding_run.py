@@ -31,7 +31,7 @@ def assert_same(ours, theirs):
 def test_a_run_leaves_what_it_promises(finished):
     steps = rows(finished.workdir / "metrics.jsonl")
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
-    assert all(row["batch"] == 8 and row["micro_steps"] == 2 and row["loss"] > 0 for row in steps)
+    assert all(row["batch"] == 16 and row["micro_steps"] == 2 and row["loss"] > 0 for row in steps)
     found = rows(finished.workdir / "eval.jsonl")
     assert {row["step"] for row in found} == {0, 2, 4, 6}
     assert {row["metric"] for row in found} == {*run.SHORT, "rare_micro_f1"}
