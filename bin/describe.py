@@ -1,9 +1,9 @@
-"""Descriptions of ICD codes by a model: python bin/describe.py --config=configs/icd.py --server=URL --model=NAME --out=F
+"""Descriptions of ICD codes: python bin/describe.py --config=configs/icd.py --server=URL --model=NAME --out=FILE
 
 URL is the base of any OpenAI-compatible API, such as http://localhost:8000/v1. Each code of the config's label set
-gets a description and what often comes with it, in the JSONL file F, for config.descriptions.kind = "written" or "both"
-with config.descriptions.file = F. Code and title are all that is sent, never a note. What F has is not asked again: a
-command that was stopped goes on. See docs/icd.md.
+gets a description and what often comes with it, for config.descriptions.kind = "written" or "both" with
+config.descriptions.file = FILE (JSONL). Code and title are all that is sent, never a note. What FILE has is not asked
+again: a command that was stopped goes on. See docs/icd.md.
 """
 
 import sys

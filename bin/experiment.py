@@ -2,6 +2,7 @@
 
     python bin/experiment.py --config=configs/medical.py --out=runs/grid --methods=camopd,vanilla_mopd,mix --seeds=0,1,2
     python bin/experiment.py --config=configs/medical.py --out=runs/sweep --sweep --seeds=0,1,2
+    python bin/experiment.py --config=configs/icd.py --out=runs/icd --methods=probias,no_bias,no_graph --seeds=0,1,2
     python bin/experiment.py --out=runs/grid --report
 
 Runs go one after the other, each in OUT/CELL/seedS with its log beside it; the same command goes on where it stopped,
@@ -48,9 +49,13 @@ def main(argv: list[str]) -> int:
         if code and not (values.keep_going and code == 1):
             return
 
-        from camopd_jax.experiment import report
+        from camopd_jax.experiment import grid
 
-        report.write(out, docs)
+        if "protocol" in grid.read(out).base:
+            from camopd_jax.coding.ablations import write
+        else:
+            from camopd_jax.experiment.report import write
+        write(out, docs)
 
     return cli.main(argv, values, __doc__, run) or code
 
@@ -69,9 +74,18 @@ def _run(values: flags.FlagValues, out: Path) -> int:
 
     flag = values["config"]
     name, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
-    cells = grid.sweep_cells(config) if values.sweep else grid.method_cells(values.methods)
+    if "protocol" in config:
+        from camopd_jax.coding import ablations, rules
+
+        if values.sweep:
+            raise ValueError("--sweep: allowed for a recovery; of ICD coding give --methods, such as probias,no_graph")
+        cells = ablations.cells(values.methods)
+    else:
+        from camopd_jax import rules
+
+        cells = grid.sweep_cells(config) if values.sweep else grid.method_cells(values.methods)
     asked = grid.make(name, overrides, config, cells, grid.seeds(values.seeds))
-    grid.check(asked, config, out)
+    grid.check(asked, config, out, rules.check_config)
     grid.joined(asked, out)
     train = Path(__file__).with_name("train.py")
     return runner.run(asked, out, train, keep_going=values.keep_going, drop_weights=values.drop_weights)

@@ -18,7 +18,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c = ConfigDict()
     c.name = "icd"
     c.preset = preset
-    c.seed = 0  # of the weights, the order of the notes and dropout
+    c.seed = 0  # of the weights, the order of the notes, dropout, and of the notes where they are made
     c.steps = 1250  # updates
 
     c.data = ConfigDict()
@@ -36,7 +36,6 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.protocol.seed = 0
 
     c.synthetic = ConfigDict()  # what builtin:icd10 makes
-    c.synthetic.seed = 0
     c.synthetic.codes = 300
     c.synthetic.rare_share = 0.6  # of the codes: at most 10 training notes each
     c.synthetic.siblings = 3  # rare codes of a family, whose name or abbreviation is all that most notes say of them

@@ -112,10 +112,10 @@ def test_a_bad_cell_is_found_before_the_first_run(tmp_path):
     config = medical()
     cells = (Cell("good", "method", {}), Cell("bad", "method", {"camopd.rho.general": 80.0}))
     with pytest.raises(ValueError, match=r"bad, seed 0: config.camopd.rho.general = 80.0: allowed is above 0"):
-        grid.check(grid.make("c.py", {}, config, cells, (0,)), config, tmp_path / "out")
+        grid.check(grid.make("c.py", {}, config, cells, (0,)), config, tmp_path / "out", rules.check_config)
     cells = (Cell("typo", "method", {"camopd.rho.generla": 0.5}),)
     with pytest.raises(ValueError, match=r"typo, seed 0: config.camopd.rho.generla is missing"):
-        grid.check(grid.make("c.py", {}, config, cells, (0,)), config, tmp_path / "out")
+        grid.check(grid.make("c.py", {}, config, cells, (0,)), config, tmp_path / "out", rules.check_config)
     assert not list(tmp_path.iterdir())
 
 

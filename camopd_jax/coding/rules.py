@@ -26,7 +26,7 @@ def check_config(config: ConfigDict) -> int:
     keys.whole("data.batch_size", "micro.notes", "eval.resamples", "protocol.least", "protocol.top")
     keys.whole("data.characters", "eval.patience", least=0)
     keys.one_of("protocol.name", protocols.PROTOCOLS)
-    keys.seeds("protocol.seed", "synthetic.seed")
+    keys.seeds("protocol.seed")
     keys.need("protocol.shares", lambda v: len(v) == 3, "three shares, for train, dev and test")
     keys.one_of("descriptions.kind", descriptions.KINDS)
     _synthetic(keys)
@@ -110,7 +110,7 @@ def protocol_of(config: ConfigDict) -> Protocol:
 def shape_of(config: ConfigDict) -> Shape:
     """What builtin:icd10 makes; raises ValueError, with the key, for values that do not go together."""
     try:
-        return synthetic.Shape(**config.synthetic.to_dict())
+        return synthetic.Shape(seed=config.seed, **config.synthetic.to_dict())
     except ValueError as error:
         raise ValueError(f"config.{error}") from None
 

@@ -79,8 +79,9 @@ def train(read: Inputs, coder: Coder, workdir: Path) -> Params:
         "training", config.steps, e.every, c.every, limits=guards.limits_of(config.guard, surrogate=False),
         patience=e.patience, metric=MICRO if e.every else "",
     )  # fmt: skip
-    keep = {"keep_last": c.keep_last, "keep_best": c.keep_best if e.every else 0}
-    with Checkpoints(workdir / "checkpoints", **keep, best_metric=MICRO, higher_is_better=True) as checkpoints:
+    kept = c.keep_best if e.every else 0
+    keep = {"keep_last": c.keep_last, "keep_best": kept, "best_metric": MICRO, "higher_is_better": True}
+    with Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
         if checkpoints.latest() != config.steps and hosts.writer():
             (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
@@ -88,10 +89,11 @@ def train(read: Inputs, coder: Coder, workdir: Path) -> Params:
             lambda: coder.fresh(config.seed), jax.random.key(config.seed),
         )  # fmt: skip
         last, best = int(state.step), _best(workdir, checkpoints.steps())
-        if best is None or best == last:
-            return state.params
-        print(f"taking the parameters of step {best}, the best on dev", flush=True)
-        del state
+    if best is None or best == last:
+        return state.params
+    print(f"taking the parameters of step {best}, the best on dev", flush=True)
+    del state
+    with Checkpoints(workdir / "checkpoints", **keep, read_only=True) as checkpoints:
         return checkpoints.params(coder.abstract(), best)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def commands(grid: Grid, out: Path) -> list[str]:
     return [shlex.join([*head, word, *tail]) for word in what]
 
 
-def check(grid: Grid, config: ConfigDict, out: Path) -> None:
+def check(grid: Grid, config: ConfigDict, out: Path, check_config: Callable[[ConfigDict], int]) -> None:
     """Validate the config of every cell and the workdir of every run, before the first one starts.
 
     Raises:
@@ -162,7 +163,7 @@ def check(grid: Grid, config: ConfigDict, out: Path) -> None:
     for cell, seed in grid.runs():
         try:
             changed = configured(config, cell, seed)
-            rules.check_config(changed)
+            check_config(changed)
             workdirs.check_workdir(changed, workdir(out, cell, seed), ())
         except ValueError as error:
             raise ValueError(f"{cell.name}, seed {seed}: {error}") from None

@@ -149,7 +149,7 @@ def faults(code: str, value: dict, labels: frozenset[str]) -> list[str]:
 def extend(file: Path, client: Endpoint, labels: Labels, *, show: bool = False, **asked: Any) -> Counter[str]:
     """Append to a JSONL file what it lacks: how many codes it had, were written, and got no answer that could be used.
 
-    A run that was stopped goes on where it was. `asked` are the values of `write`, but `without`; `show`: a progress bar.
+    A run that was stopped goes on where it was. `asked`: the values of `write`, but `without`. With `show`, a bar.
 
     Raises:
       ValueError: the file holds something else; or as `write`.
