@@ -261,8 +261,10 @@ class Progress:
             self._bar.set_postfix_str(figures)
             self._bar.update(step - self._bar.n)
             return
-        if step % max(self._total // 50, 1) and step not in (self._first + 1, self._total):
+        each = max(self._total // 50, 1)
+        if self._told is not None and step // each == self._told // each and step != self._total:
             return
+        self._told = step
         left = (time.monotonic() - self._start) / (step - self._first) * (self._total - step)
         print(f"{self._title} {step}/{self._total}  {figures}  ETA {left // 60:.0f}:{left % 60:02.0f}", flush=True)
 

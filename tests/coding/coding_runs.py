@@ -1,4 +1,4 @@
-"""Runs of configs/icd.py:tiny as processes of their own, small configs within one, and files of made notes."""
+"""Runs of configs/icd.py:tiny as processes of their own, and its config."""
 
 import json
 import os
@@ -30,22 +30,3 @@ def rows(file: Path) -> list[dict]:
 
 def tiny():
     return runpy.run_path(str(ROOT / "configs" / "icd.py"))["get_config"]("tiny")
-
-
-CODES = ("A01.0", "E11.9", "I10", "J45.901", "K35.80", "N17.9")
-WORDS = ("typhoid", "diabetes", "hypertension", "asthma", "appendicitis", "kidney")
-
-
-def write_notes(file: Path, dev: int = 0, test: int = 0, train: int = 0) -> Path:
-    """A JSONL corpus, in which codes and texts of a split are shifted by so many places."""
-    lines = []
-    for split, count, shift in (("train", 24, train), ("dev", 8, dev), ("test", 8, test)):
-        for i in range(count):
-            chosen = sorted({0, i % 2, (i * i) % 5, i % 6})
-            lines.append({
-                "id": f"{split}-{i}", "patient": f"{split}-{i}", "split": split,
-                "codes": [CODES[(c + shift) % 6] for c in chosen],
-                "text": " ".join(["The patient has", *(WORDS[c] for c in chosen), *(["words"] * shift)]),
-            })  # fmt: skip
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return file

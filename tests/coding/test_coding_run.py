@@ -5,6 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import coding_runs
+import icd_files
 import jax
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_the_best_step_on_dev_is_taken(tmp_path, monkeypatch):
     """Figures of dev are planted: step 4 is the best of those that are kept, not the last and not the start."""
     planted, seen = iter((0.9, 0.2, 0.8, 0.3)), []
     config = coding_runs.tiny()
-    config.data.source = f"path:{coding_runs.write_notes(tmp_path / 'notes.jsonl')}"
+    config.data.source = f"path:{icd_files.write(tmp_path / 'notes.jsonl', icd_files.rows())}"
     read = inputs.read(config)
     ours = coder.Coder(read)
 
@@ -124,7 +125,7 @@ def test_the_best_step_on_dev_is_taken(tmp_path, monkeypatch):
 def read_of(tmp_path):
     def read(**shifts):
         config = coding_runs.tiny()
-        config.data.source = f"path:{coding_runs.write_notes(tmp_path / 'notes.jsonl', **shifts)}"
+        config.data.source = f"path:{icd_files.write(tmp_path / 'notes.jsonl', icd_files.rows(**shifts))}"
         config.threshold.figure = "macro"
         rules.check_config(config)
         return inputs.read(config)

@@ -72,7 +72,7 @@ def test_probabilities_are_those_of_the_runs_evaluation(predictor, read, finishe
 
 
 def test_a_batch_says_of_each_note_what_it_says_of_it_alone(predict, predictor, read, tmp_path):
-    texts = [note.text for note in read.corpus.splits["test"]][:5] + ["x", "Fever. " * 3000]
+    texts = [*[note.text for note in read.corpus.splits["test"]][:5], "x", "Fever. " * 3000]
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(texts)))
     output = predict("notes.jsonl", "--batch_size=3")
     assert "7 notes: notes.codes.jsonl" in output
@@ -89,7 +89,8 @@ def test_a_batch_says_of_each_note_what_it_says_of_it_alone(predict, predictor, 
 
 
 @pytest.mark.parametrize("text", [
-    "The patient has fever.", "x", "\u200b", "fever \U0001f600\U0001f9d1\u200d\u2695\ufe0f pain", "a" * 5000, "Fever and pain " * 4000,
+    "The patient has fever.", "x", "\u200b", "fever \U0001f600\U0001f9d1\u200d\u2695\ufe0f pain", "a" * 5000,
+    "Fever and pain " * 4000, " " * 30_000 + "fever",
     "M\u00fcdigkeit\u0308 \u00e9t\u00e9", "\u4f53\u6e29\u9ad8", "a\tb\r\nc\x0bd",
 ])  # fmt: skip
 def test_passages_lie_inside_the_note_and_within_what_was_read(predictor, text):
