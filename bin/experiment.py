@@ -62,6 +62,8 @@ def main(argv: list[str]) -> int:
 
 def _run(values: flags.FlagValues, out: Path) -> int:
     config = cli.config_of(values)
+    if "camopd" not in config and "protocol" not in config:
+        raise ValueError(f"--config: {config.name}: allowed is a recovery or ICD coding, as configs/medical.py")
     if (values.methods is None) == (not values.sweep):
         raise ValueError("give --methods, such as --methods=camopd,vanilla_mopd, or --sweep: one of the two")
     if values.seeds is None:

@@ -43,30 +43,41 @@ def _predict(values: flags.FlagValues, files: list[Path]) -> None:
 
     given = Path(values.model).expanduser()
     directory = given / "export" if (given / "export" / saved.ABOUT).is_file() else given
-    texts = {file: _rows(file) if file.suffix == ".jsonl" else cases.text_of(file) for file in files}
+    texts = {file: list(cases.texts_of(file)) if file.suffix == ".jsonl" else cases.text_of(file) for file in files}
+    pages = _pages(files, None if values.out is None else Path(values.out).expanduser())
     predictor = predicting.Predictor(saved.load(directory))
-    out = None if values.out is None else Path(values.out).expanduser()
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
+        page = pages[file]
+        page.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".jsonl":
-            _many(predictor, file, text, (out or file.parent) / f"{file.stem}.codes.jsonl", values.batch_size)
+            _many(predictor, file, text, page, values.batch_size)
             continue
         found = predictor.code(text, values.others, values.passages)
-        print(f"{shown.line(str(file))}: {len(text):,} characters")
+        cut = f", of which the first {found.read:,} were read" if found.read < len(text) else ""
+        print(f"{shown.line(str(file))}: {len(text):,} characters{cut}")
         print(view.table(text, found.predictions))
-        page = (out or file.parent) / f"{file.stem}.html"
         page.write_text(
             view.html(text, found.predictions, name=file.name, model=str(directory), read=found.read), encoding="utf-8"
         )
         print(f"To look at: {page}\n", flush=True)
 
 
-def _rows(file: Path) -> list[tuple[str, str]]:
-    """(id, text) of each object of a JSONL file."""
-    from camopd_jax.probias import cases
+def _pages(files: list[Path], out: Path | None) -> dict[Path, Path]:
+    """Where what is found of each file is written.
 
-    return list(cases.texts_of(file))
+    Raises:
+      ValueError: if that is the place of a note, of what is found of another file, or where nothing can be written.
+    """
+    from camopd_jax import workdirs
+
+    found: dict[Path, Path] = {}
+    for file in dict.fromkeys(files):
+        page = (out or file.parent) / (f"{file.stem}.codes.jsonl" if file.suffix == ".jsonl" else f"{file.stem}.html")
+        workdirs.check_writable(f"--out={page.parent}", page.parent)
+        if page in files or page in found.values():
+            raise ValueError(f"{file}: {page} is a note, or the page of another one; give another name, or --out=DIR")
+        found[file] = page
+    return found
 
 
 def _many(predictor, file: Path, rows: list[tuple[str, str]], out: Path, batch_size: int) -> None:

@@ -151,7 +151,8 @@ def run(
                     checkpoints.wait()  # here, where another signal does not end the process
                     raise Interrupted(signum, step + 1)
                 if ends:
-                    progress.say(f"{plan.metric} had no new best in {plan.patience} evaluations: enough")
+                    why = f"{plan.metric} had no new best in {plan.patience} evaluations"
+                    progress.say(f"{why}: enough, after step {step + 1}")
                     break
             checkpoints.wait()
             signum = _signal(seen)

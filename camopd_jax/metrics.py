@@ -248,10 +248,11 @@ def write_config(
 
 
 class Progress:
-    """A bar on a terminal, one line a step elsewhere."""
+    """A bar on a terminal; elsewhere lines, of the first step, the last, and at most 99 others."""
 
     def __init__(self, title: str, total: int, done: int):
         self._title, self._total, self._first, self._start = title, total, done, time.monotonic()
+        self._told = None  # the step of the last line
         shown = sys.stderr.isatty() and hosts.writer()
         self._bar = tqdm(total=total, initial=done, desc=title, unit="step") if shown else None
 
@@ -260,6 +261,10 @@ class Progress:
             self._bar.set_postfix_str(figures)
             self._bar.update(step - self._bar.n)
             return
+        each = max(self._total // 50, 1)
+        if self._told is not None and step // each == self._told // each and step != self._total:
+            return
+        self._told = step
         left = (time.monotonic() - self._start) / (step - self._first) * (self._total - step)
         print(f"{self._title} {step}/{self._total}  {figures}  ETA {left // 60:.0f}:{left % 60:02.0f}", flush=True)
 

@@ -38,6 +38,8 @@ def write(workdir: Path) -> Path:
 def content(workdir: Path) -> dict:
     """All that the page shows, as JSON has it."""
     record = workdirs.read_record(workdir)
+    if "protocol" in record["config"]:
+        raise ValueError(f"{workdir} is a run of ICD coding, which has summary.md and plots; allowed is another kind")
     kind = reinforcement if "grpo" in record["config"] else recovery_sections
     found = kind.content(workdir, record)
     return found | {"workdir": workdir.absolute().name, "record": list(sections.flat(record, ""))}

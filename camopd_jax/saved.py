@@ -24,6 +24,11 @@ def export(workdir: Path, step: int | None, out: Path, dtype: str) -> int:
       ValueError: if the run did not keep the step, it is damaged or just removed, or its base is not what it was.
     """
     record = workdirs.read_record(workdir)
+    if "protocol" in record["config"]:
+        raise ValueError(
+            f"{workdir} is a run of ICD coding, which exports its best step when it ends; allowed is a run that trains "
+            "a language model"
+        )
     config = ConfigDict(record["config"])
     with Checkpoints(
         workdir / "checkpoints", keep_last=1, keep_best=0, best_metric="", read_only=True

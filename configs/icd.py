@@ -152,8 +152,9 @@ def _tiny(c: ConfigDict) -> None:
     c.graph.mlp_width = 16
     c.labels.width = 16
     c.labels.described = 16
-    c.data.batch_size = 8
-    c.micro.notes = 4
+    c.data.batch_size = 16
+    c.micro.notes = 8  # also of eight devices
+    c.optim.warmup_steps = 2
     c.checkpoint.every = 2
     c.eval.every = 2
     c.eval.batch_size = 8

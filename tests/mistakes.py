@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import icd_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,12 +76,14 @@ def build(home: Path) -> None:
     (home / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "medical.py", home / "configs")
     shutil.copy(ROOT / "configs" / "distraction.py", home / "configs")
+    shutil.copy(ROOT / "configs" / "icd.py", home / "configs")
     (home / "notes.txt").write_text("mine\n")
     for name, text in CONFIGS.items():
         (home / name).write_text(text)
     _data(home)
     _models(home)
     _runs(home)
+    icd_files.build(home)
 
 
 def _rows(n: int) -> list[dict]:
@@ -239,6 +242,9 @@ def _runs(home: Path) -> None:
     (copy("other_data") / "config.json").write_text(json.dumps(record))
     record["config"]["grpo"] = {}
     (copy("reinforced") / "config.json").write_text(json.dumps(record))
+    (copy("coding_run") / "config.json").write_text(json.dumps(record | {"config": {"protocol": {}}}))
+    (home / "coding_run" / "export").mkdir()
+    (home / "coding_run" / "export" / "icd.json").write_text("{}")
     shutil.rmtree(copy("damaged_checkpoint") / "checkpoints" / "4" / "default")
     shutil.copytree(home / "damaged_checkpoint", home / "damaged_checkpoints")
     first = home / "damaged_checkpoints" / "checkpoints" / "2" / "default" / "_METADATA"

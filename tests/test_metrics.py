@@ -132,3 +132,21 @@ def test_all_logs_are_synced(tmp_path, monkeypatch):
     log.sync()
     assert sorted(done) == sorted(metrics.LOGS)
     log.close()
+
+
+@pytest.mark.parametrize("total, first, jump, told", [
+    (6, 0, 1, [1, 2, 3, 4, 5, 6]),
+    (99, 0, 1, list(range(1, 100))),
+    (1250, 0, 1, [1, *range(25, 1251, 25)]),
+    (1250, 1230, 1, [1231, 1250]),  # went on
+    (1249, 0, 1, [1, *range(24, 1249, 24), 1249]),
+    (600, 0, 16, [*range(16, 600, 16), 600]),  # several at once
+])  # fmt: skip
+def test_progress_without_a_terminal_is_at_most_a_hundred_lines(capsys, total, first, jump, told):
+    progress = metrics.Progress("training", total, first)
+    for step in (*range(first + jump, total, jump), total):
+        progress.show(step, "loss 0.5")
+    progress.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[1].split("/")[0]) for line in lines] == told
+    assert all("loss 0.5  ETA " in line for line in lines) and len(lines) <= 101

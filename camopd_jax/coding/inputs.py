@@ -89,6 +89,11 @@ def read(config: ConfigDict) -> Inputs:
     for name in ("dev", "test"):
         if not len(found.splits[name]):
             raise ValueError(f"config.protocol.name = {config.protocol.name!r}: the {name} split has no notes")
+        if not found.coverage[name].known:
+            raise ValueError(
+                f"config.data.source = {config.data.source}: no note of {name} has one of the "
+                f"{len(found.labels.codes):,} codes of training; allowed are splits with codes in common"
+            )
     written = {}
     if config.descriptions.kind != "official":
         written = descriptions.read(Path(config.descriptions.file).expanduser())

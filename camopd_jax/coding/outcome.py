@@ -24,6 +24,10 @@ HEADLINES = {
     "precision_at_5": "precision at 5", "precision_at_8": "precision at 8", "precision_at_15": "precision at 15",
     "r_precision": "R-precision", "map": "mean average precision", "exact_match": "exact match",
 }  # fmt: skip
+OF_DEV = {
+    "micro_f1": "micro-F1", "macro_f1_present": "macro-F1 (c)", "map": "mean average precision",
+    "precision_at_8": "precision at 8", "rare_micro_f1": "micro-F1, codes of 1-10 training notes",
+}  # fmt: skip
 EDGES = np.linspace(0.1, 1.0, 10)  # of the reliability plot: what a coder is shown
 
 
@@ -169,6 +173,9 @@ def _training(path: Path, steps: list[dict], evaluations: list[dict]) -> None:
     }
     dev: dict[str, list[dict]] = {}
     for row in evaluations:
-        dev.setdefault(row["metric"], [{}])[0][row["step"]] = row["value"]
-    panels = [Panel("training notes", "binary cross-entropy, nats a code", {"loss": [loss]}), Panel("dev", "", dev)]
+        dev.setdefault(OF_DEV[row["metric"]], [{}])[0][row["step"]] = row["value"]
+    panels = [
+        Panel("training notes", "binary cross-entropy, nats a code", {"loss": [loss]}),
+        Panel("dev", "0 to 1, more is better", dev),
+    ]
     figures.over_steps(path, panels, 2)

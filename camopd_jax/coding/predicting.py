@@ -45,8 +45,9 @@ class Predictor:
           passages: of each code, at most.
         """
         saved, chunking = self.saved, self.saved.chunking
-        text = text[: CHARACTERS_A_TOKEN * chunking.reach]
-        ids = chunks.tokenize(saved.tokenizer, [text], chunking)[0].ids
+        whole, text = len(text), text[: CHARACTERS_A_TOKEN * chunking.reach]
+        tokens = chunks.tokenize(saved.tokenizer, [text], chunking)[0]
+        ids = tokens.ids
         place_T2 = chunks.offsets(saved.tokenizer, text)[: len(ids)]
         probability_C = self.probabilities([ids])[0]
         order_C = np.argsort(-probability_C, kind="stable")
@@ -60,7 +61,7 @@ class Predictor:
             )
             for c, weight_T in zip(shown, weight_cT, strict=True)
         ]  # fmt: skip
-        return Coded(found, int(place_T2[-1, 1]) if len(place_T2) else 0)
+        return Coded(found, int(place_T2[:, 1].max(initial=0)) if tokens.cut or len(text) < whole else whole)
 
     def probabilities(self, ids: Sequence[np.ndarray]) -> np.ndarray:
         """Calibrated probabilities [N, C] of some notes' tokens."""

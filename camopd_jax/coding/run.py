@@ -76,7 +76,7 @@ def train(read: Inputs, coder: Coder, workdir: Path) -> Params:
 
     c, e = config.checkpoint, config.eval
     plan = loop.Plan(
-        system.BRANCH, config.steps, e.every, c.every, limits=guards.limits_of(config.guard, surrogate=False),
+        "training", config.steps, e.every, c.every, limits=guards.limits_of(config.guard, surrogate=False),
         patience=e.patience, metric=MICRO if e.every else "",
     )  # fmt: skip
     kept = c.keep_best if e.every else 0

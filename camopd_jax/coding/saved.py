@@ -86,6 +86,7 @@ def load(directory: Path) -> Saved:
     _, shapes = model.split(cfg)
     wanted = {k: v.shape for k, v in flatten_dict(shapes, sep=".").items()}
     found = {k: v.shape for k, v in flatten_dict(params, sep=".").items()}
-    if wanted != found or len(saved.labels) != cfg.codes:
+    sizes = {len(x) for x in (saved.labels, saved.titles, saved.threshold_C, codes.described_CE)}
+    if wanted != found or sizes != {cfg.codes} or not saved.temperature > 0:
         raise ValueError(f"--model={directory}: its weights are not those of its {ABOUT}; export it again")
     return saved

@@ -98,7 +98,7 @@ def _estimate(read: Inputs) -> str:
     config, labels = read.config, len(read.labels.codes)
     notes = config.steps * config.data.batch_size
     passes = notes / len(read.parts["train"].ids)
-    return f"{notes:,} notes ({passes:.1f} passes over the training split), {labels:,} codes; the bar tells the time"
+    return f"{notes:,} notes ({passes:.1f} passes over the training split), {labels:,} codes; the steps tell the time"
 
 
 CODING = Program(

@@ -18,6 +18,11 @@ def source_of(given: str, flag: str) -> str:
                 f"--{flag}={given}: this run has no export/ yet; wait for its end, or write a step of it with "
                 f"python bin/export.py {given} --out=DIR, and give path:DIR"
             )
+        if (workdir / "export" / "icd.json").is_file():
+            raise ValueError(
+                f"--{flag}={given}: a run of ICD coding, whose model writes no text; its scores are in summary.md, and "
+                "bin/predict.py codes notes with it"
+            )
         given = f"path:{workdir / 'export'}"
     elif ":" not in given:
         raise ValueError(

@@ -64,13 +64,16 @@ def texts_of(file: Path) -> Iterator[tuple[str, str]]:
     """(id, text) of the notes of a JSONL file; what else its objects have does not matter.
 
     Raises:
-      ValueError: FILE:LINE, what is wrong with it, and what is allowed.
+      ValueError: FILE:LINE, what is wrong with it, and what is allowed; or that there is no note.
     """
+    where = None
     for where, row in _objects(file):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             raise TextError(where, "the text is missing, empty or no string; allowed is a string with text")
         yield _word(row, "id", where), _whole(text, where)
+    if where is None:
+        raise ValueError(f"{file}: it has no notes; allowed is one object a line, with id and text")
 
 
 def _found(rows: Iterator[tuple[str, dict, object]], system: str, spool: Spool, path: Path) -> Found:
