@@ -160,7 +160,7 @@ MUTANTS = [
            PREDICT + "probabilities_are_those_of_the_runs_evaluation"),
     Mutant("icd predict: a line break at the end counts as not read", "coding/predicting.py",
            "if tokens.cut or len(text) < whole else whole", "if whole else whole",
-           PREDICT + "the_workdir_names_its_export"),
+           PREDICT + "the_workdir_names_its_export_and_pages_go_where_they_are_asked"),
     Mutant("icd predict: passages a token off", "coding/predicting.py", "1 : 1 + len(part)]", "0 : len(part)]",
            PREDICT + "a_code_reads_the_word_that_the_attention_is_on"),
     Mutant("icd predict: an export with fewer thresholds", "coding/saved.py", "sizes != {cfg.codes} or", "",

@@ -120,7 +120,7 @@ def test_a_code_reads_the_word_that_the_attention_is_on(tmp_path):
     for norms, name in ((params["text"], "embed_norm"), (params["text"]["layers"], "attn_norm"),
                         (params["text"]["layers"], "mlp_norm")):  # fmt: skip
         norms[name][:] = 1
-    for name, scale in (("q0", 1), ("key", 3), ("query", 10)):
+    for name, scale in (("q0", 1), ("key", 3), ("query", 10), ("value", 1), ("output", 1)):
         params[name][:] = scale * np.eye(8)
     described_CE = np.zeros((6, 8), np.float32)
     described_CE[3] = direction_W
@@ -137,7 +137,7 @@ def test_an_export_with_fewer_thresholds_is_refused(tmp_path):
     about = json.loads((tmp_path / saved.ABOUT).read_text())
     assert saved.load(tmp_path).threshold_C.tolist() == about["threshold"]
     (tmp_path / saved.ABOUT).write_text(json.dumps(about | {"threshold": about["threshold"][1:]}))
-    with pytest.raises(ValueError, match="its weights are not those of its icd.json"):
+    with pytest.raises(ValueError, match="its weights are not those of its icd"):
         saved.load(tmp_path)
 
 
