@@ -66,7 +66,7 @@ def build(home: Path) -> None:
 
 def export(directory: Path) -> None:
     """A model of codes as a run exports it, of which all weights are 0."""
-    tokenizer = chunks.train_tokenizer(WORDS, 60)
+    tokenizer = chunks.train_tokenizer(WORDS, 200)  # each word is one token
     text = EncoderConfig(
         "bert", len(tokenizer), 8, 8, 1, 2, max_positions=34, first_position=0, types=1, norm_eps=1e-12
     )  # fmt: skip

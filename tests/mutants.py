@@ -81,6 +81,7 @@ ICD_SCORES, ICD_THRESHOLDS, ICD_VIEW, ICD_CALIBRATION, ICD_DIFFERENCES, ICD_EVID
     f"tests/probias/test_icd_{name}.py::test_"
     for name in ("scores", "thresholds", "view", "calibration", "differences", "evidence")
 )
+CODING, PREDICT = "tests/coding/test_coding_run.py::test_", "tests/coding/test_predict_notes.py::test_"
 PLAIN_SCORES = ICD_SCORES + "figures_are_those_of_plain_loops"
 # fmt: off
 MUTANTS = [
@@ -141,6 +142,29 @@ MUTANTS = [
     Mutant("icd chunks: the last one is left out", "probias/chunks.py",
            "-(-(min(length, self.reach) - self.tokens) // self.stride)",
            "(min(length, self.reach) - self.tokens) // self.stride", ICD_ATTENTION + "the_chunks_of_a_note_by_hand"),
+    Mutant("icd run: the last step is exported", "coding/run.py",
+           "max(found, key=lambda step: (found[step], -step))", "max(found)", CODING + "the_best_step_on_dev_is_taken"),
+    Mutant("icd run: the tokenizer reads dev", "coding/inputs.py", 'for note in found.splits["train"]], s.vocab',
+           'for note in found.splits["dev"]], s.vocab',
+           CODING + "notes_and_codes_of_dev_and_test_say_nothing_of_what_trains"),
+    Mutant("icd run: the temperature of test", "coding/outcome.py",
+           'calibration.logit(splits["dev"].probability_NC), splits["dev"].truth_NC',
+           'calibration.logit(splits["test"].probability_NC), splits["test"].truth_NC',
+           CODING + "codes_of_test_set_neither_threshold_nor_temperature"),
+    Mutant("icd run: the thresholds of test", "coding/outcome.py", "threshold_C = threshold(read, dev)",
+           "threshold_C = threshold(read, test)", CODING + "codes_of_test_set_neither_threshold_nor_temperature"),
+    Mutant("icd run: dev without a code of training", "coding/inputs.py", "if not found.coverage[name].known:",
+           "if False:", CODING + "splits_without_a_code_in_common_are_refused"),
+    Mutant("icd predict: probabilities without the temperature", "coding/predicting.py",
+           "np.clip(logit_NC / self.saved.temperature, -80, 80)", "np.clip(logit_NC, -80, 80)",
+           PREDICT + "probabilities_are_those_of_the_runs_evaluation"),
+    Mutant("icd predict: a line break at the end counts as not read", "coding/predicting.py",
+           "if tokens.cut or len(text) < whole else whole", "if whole else whole",
+           PREDICT + "the_workdir_names_its_export_and_pages_go_where_they_are_asked"),
+    Mutant("icd predict: passages a token off", "coding/predicting.py", "1 : 1 + len(part)]", "0 : len(part)]",
+           PREDICT + "a_code_reads_the_word_that_the_attention_is_on"),
+    Mutant("icd predict: an export with fewer thresholds", "coding/saved.py", "sizes != {cfg.codes} or", "",
+           PREDICT + "an_export_with_fewer_thresholds_is_refused"),
     Mutant("loop: patience counts the best evaluation", "loop.py",
            "len(scores) - 1 - best >= self.patience", "len(scores) - best >= self.patience",
            "tests/test_loop.py::test_patience_counts_evaluations_without_a_new_best"),

@@ -153,6 +153,15 @@ def test_notes_and_codes_of_dev_and_test_say_nothing_of_what_trains(read_of):
     assert {name for name in before if changed[name] != before[name]} >= {"frequency", "graph", "tokenizer", "digests"}
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_splits_without_a_code_in_common_are_refused(tmp_path, split):
+    lines = [row | {"codes": ["Z99.2"]} if row["split"] == split else row for row in icd_files.rows()]
+    config = coding_runs.tiny()
+    config.data.source = f"path:{icd_files.write(tmp_path / 'notes.jsonl', lines)}"
+    with pytest.raises(ValueError, match=f"no note of {split} has one of the 6 codes of training"):
+        inputs.read(config)
+
+
 def test_codes_of_test_set_neither_threshold_nor_temperature(read_of):
     def judged(**shifts):
         read = read_of(**shifts)

@@ -5,9 +5,12 @@ import importlib.util
 import json
 import re
 import time
+from dataclasses import replace
 
 import browser
 import coding_runs
+import icd_files
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
@@ -15,7 +18,8 @@ from safetensors.numpy import load_file
 
 from camopd_jax.coding import coder, inputs, run, saved
 from camopd_jax.coding.predicting import Predictor
-from camopd_jax.probias import calibration
+from camopd_jax.probias import calibration, model
+from camopd_jax.probias.model import Codes
 
 SCRIPT = "Fever. <script>document.title = 'run'</script> <img src=x onerror=\"document.title = 'run'\"> & pain."
 
@@ -103,6 +107,38 @@ def test_passages_lie_inside_the_note_and_within_what_was_read(predictor, text):
             assert 0 <= span.start < span.end <= len(text) and 0 < span.weight <= 1 + 1e-6
             assert text[span.start : span.end].strip()
             assert span.start < found.read
+
+
+def test_a_code_reads_the_word_that_the_attention_is_on(tmp_path):
+    """The query of J45.901 is the direction of the embedding of "asthma", and all other embeddings are 0."""
+    icd_files.export(tmp_path / "coded")
+    loaded = saved.load(tmp_path / "coded")
+    cfg = replace(loaded.cfg, direction="none", bias="none")
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), model.split(cfg)[1])
+    direction_W = np.tile([3.0, -3.0], 4).astype(np.float32)
+    params["text"]["embed"][loaded.tokenizer.vocab["asthma"]] = direction_W
+    for norms, name in ((params["text"], "embed_norm"), (params["text"]["layers"], "attn_norm"),
+                        (params["text"]["layers"], "mlp_norm")):  # fmt: skip
+        norms[name][:] = 1
+    for name, scale in (("q0", 1), ("key", 3), ("query", 10), ("value", 1), ("output", 1)):
+        params[name][:] = scale * np.eye(8)
+    described_CE = np.zeros((6, 8), np.float32)
+    described_CE[3] = direction_W
+    codes = Codes(**vars(loaded.codes) | {"described_CE": described_CE})
+    made = Predictor(replace(loaded, cfg=cfg, params=params, codes=codes))
+    for text in ("asthma", "kidney, asthma. hypertension", "kidney " * 40 + "asthma " + "diabetes " * 40):
+        (found,) = (p for p in made.code(text, 6, 3).predictions if p.code == "J45.901")
+        assert [text[span.start : span.end] for span in found.evidence] == ["asthma"]
+        assert found.evidence[0].weight > 0.9
+
+
+def test_an_export_with_fewer_thresholds_is_refused(tmp_path):
+    icd_files.export(tmp_path)
+    about = json.loads((tmp_path / saved.ABOUT).read_text())
+    assert saved.load(tmp_path).threshold_C.tolist() == about["threshold"]
+    (tmp_path / saved.ABOUT).write_text(json.dumps(about | {"threshold": about["threshold"][1:]}))
+    with pytest.raises(ValueError, match="its weights are not those of its icd"):
+        saved.load(tmp_path)
 
 
 def test_attention_of_a_code_adds_up_to_no_more_than_one(predictor, read):
