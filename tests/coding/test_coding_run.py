@@ -66,7 +66,7 @@ def test_stopped_four_times_it_is_the_undisturbed_run_bit_for_bit(finished, tmp_
 
 
 def test_a_finished_run_started_again_trains_nothing_and_says_the_same(finished):
-    before = {name: (finished.workdir / name).read_bytes() for name in LEFT if not name.endswith(".png")}
+    before = {name: (finished.workdir / name).read_bytes() for name in LEFT[1:] if not name.endswith(".png")}
     code, output = coding_runs.run(finished.workdir, finished.cache)
     assert code == 0 and "training 6/6" not in output and "going on from the checkpoint at step 6" in output, output
     assert {name: (finished.workdir / name).read_bytes() for name in before} == before
