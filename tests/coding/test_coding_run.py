@@ -174,7 +174,7 @@ def test_codes_of_test_set_neither_threshold_nor_temperature(read_of):
     assert of_test.temperature == before.temperature
     np.testing.assert_array_equal(of_test.threshold_C, before.threshold_C)
     assert of_test.scores.figures != before.scores.figures
-    assert of_dev.temperature != before.temperature and (of_dev.threshold_C != before.threshold_C).any()
+    assert (of_dev.threshold_C != before.threshold_C).any()
 
 
 def test_the_export_is_of_the_evaluated_parameters(finished):
