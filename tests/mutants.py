@@ -4,27 +4,27 @@ Each mutant is tried in a copy of package and tests. Exit code 1 if a mutant sur
 found exactly once, or if one of the tests fails on the unbroken code. Words choose mutants by their description.
 """
 
+import importlib
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_A_TIME = 2
 PATIENCE = 600  # seconds for one run of pytest
 
-# Exit code 9: the imported package is not the copy.
-CHILD = (
-    "import os, sys, camopd_jax, pytest\n"
-    "inside = os.path.realpath(camopd_jax.__file__).startswith(os.path.realpath(os.getcwd()) + os.sep)\n"
-    "sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *sys.argv[1:]]) if inside else 9)\n"
-)
+# Imported once for all mutants, whose processes are forks of this one; none of them starts a JAX backend.
+HEAVY = ("flax.nnx", "hypothesis", "jax", "optax", "orbax.checkpoint", "transformers")
+OUTPUT = "output-of-pytest"
+NOT_THE_COPY = 9  # exit code: the imported package is another
 
 
 class Mutant(NamedTuple):
@@ -33,6 +33,12 @@ class Mutant(NamedTuple):
     source: str  # occurs there once
     replacement: str
     test: str  # must fail
+
+
+class Job(NamedTuple):
+    mutant: Mutant | None  # None: the unbroken code
+    place: Path
+    clock: float  # when it began
 
 
 LOSSES, SELECT, SYSTEM = (
@@ -1239,32 +1245,47 @@ def copy_of(parent: Path) -> Path:
     return place
 
 
-def run_tests(place: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """pytest's exit code (0 passed, 1 failed, else it could not run) and what it printed."""
-    env = {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", CHILD, *tests]
+def start(place: Path, tests: Sequence[str]) -> int:
+    """The process id of pytest on a copy: a fork of this process, which has imported what takes long to import."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
     try:
-        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return -1, f"no end after {PATIENCE} s"
-    return done.returncode, done.stdout + done.stderr
+        signal.alarm(PATIENCE)  # ends the process, exit code -SIGALRM
+        output = os.open(place / OUTPUT, os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(place)
+        os.environ |= {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}  # of what the tests start
+        sys.dont_write_bytecode = True
+        sys.path[0] = str(place)
+        import camopd_jax
+
+        inside = Path(camopd_jax.__file__).resolve().is_relative_to(place.resolve())
+        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests])) if inside else NOT_THE_COPY
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def try_mutant(mutant: Mutant, parent: Path) -> tuple[str, str, float]:
-    """The verdict, the output to show if it is not "caught", and the seconds."""
-    clock, place = time.monotonic(), copy_of(parent)
-    file = place / "camopd_jax" / mutant.file
-    file.write_text(file.read_text(encoding="utf-8").replace(mutant.source, mutant.replacement), encoding="utf-8")
-    code, output = run_tests(place, [mutant.test])
-    shutil.rmtree(place)
-    verdict = {0: "SURVIVED", 1: "caught"}.get(code, f"NOT RUN ({code})")
-    return verdict, output if code not in (0, 1) else "", time.monotonic() - clock
-
-
-def try_unbroken(tests: Sequence[str], parent: Path) -> tuple[str, str, float]:
-    clock = time.monotonic()
-    code, output = run_tests(copy_of(parent), tests)
-    return ("pass", "", time.monotonic() - clock) if code == 0 else ("FAIL", output, time.monotonic() - clock)
+def tried(mutants: Sequence[Mutant], parent: Path) -> Iterator[tuple[Job, int]]:
+    """Each job as it ends, the unbroken code with the tests of all first, with pytest's exit code."""
+    waiting: list[Mutant | None] = [None, *mutants]
+    running: dict[int, Job] = {}
+    while waiting or running:
+        if waiting and len(running) < AT_A_TIME:
+            mutant, place = waiting.pop(0), copy_of(parent)
+            if mutant is not None:
+                file = place / "camopd_jax" / mutant.file
+                broken = file.read_text(encoding="utf-8").replace(mutant.source, mutant.replacement)
+                file.write_text(broken, encoding="utf-8")
+            tests = [mutant.test] if mutant else list(dict.fromkeys(m.test for m in mutants))
+            running[start(place, tests)] = Job(mutant, place, time.monotonic())
+        else:
+            child, status = os.wait()
+            yield running.pop(child), os.waitstatus_to_exitcode(status)
 
 
 def main(words: Sequence[str]) -> int:
@@ -1273,18 +1294,23 @@ def main(words: Sequence[str]) -> int:
     for m in lost:
         print(f"{m.file}: not there exactly once: {m.source!r} ({m.what})")
     mutants = [m for m in mutants if m not in lost]
+    for name in HEAVY:
+        importlib.import_module(name)
     bad, clock = len(lost), time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(AT_A_TIME) as pool:
-        tests = list(dict.fromkeys(m.test for m in mutants))
-        jobs = {pool.submit(try_unbroken, tests, Path(scratch)): ("the unbroken code", f"{len(tests)} tests")}
-        jobs |= {pool.submit(try_mutant, m, Path(scratch)): (m.what, m.test.split("::test_")[1]) for m in mutants}
-        for done, job in enumerate(as_completed(jobs), start=1):
-            verdict, output, seconds = job.result()
-            what, test = jobs[job]
-            print(f"{done:3d}/{len(jobs)} {verdict:9s} {seconds:5.1f} s  {what:50s} {test}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for done, (job, code) in enumerate(tried(mutants, Path(scratch)), start=1):
+            passed, failed = ("SURVIVED", "caught") if job.mutant else ("pass", "FAIL")
+            verdict = {0: passed, 1: failed}.get(code, f"NOT RUN ({code})")
+            what, test = (job.mutant.what, job.mutant.test) if job.mutant else ("the unbroken code", "")
+            seconds = time.monotonic() - job.clock
+            print(
+                f"{done:3d}/{len(mutants) + 1} {verdict:9s} {seconds:5.1f} s  {what:50s} {test.rpartition('::test_')[2]}",
+                flush=True,
+            )
             if verdict not in ("caught", "pass"):
                 bad += 1
-                print(output, flush=True)
+                print((job.place / OUTPUT).read_text(encoding="utf-8", errors="replace"), flush=True)
+            shutil.rmtree(job.place)
     print(f"{len(mutants)} mutants, {bad} problems, {time.monotonic() - clock:.0f} s")
     return 1 if bad else 0
 
