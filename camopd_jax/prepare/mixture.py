@@ -25,9 +25,9 @@ def make(order: Order) -> None:
         for stream in order.streams:
             path = place / f"{stream.name}.json"
             state = None if anew else work.left(path, stream)
-            anew |= state is None  # and so are the later ones, from which the prompts of this one are left out
             state = state or {"kept": [], "earlier": 0} | work.fresh(stream)
             if wanted[stream.name] and not state["done"]:
+                anew = True  # and so are the later ones, from which the prompts of this one are left out
                 _read(order, stream, state, wanted[stream.name], path, {key for key, _, _ in rows})
             kept = state["kept"]
             rows += [(key, stream.name, messages) for key, _, messages in kept]
@@ -58,8 +58,6 @@ def _read(order: Order, stream: Stream, state: dict, wanted: int, path: Path, ea
     work.read(order, stream, work.opened(order, stream, state), state, use, save)
     if len(state["kept"]) < wanted:
         path.unlink(missing_ok=True)
-        fewer = "ask for fewer with --count" + (
-            ", leave it out with --categories" if order.recipe == "nemotron" else ""
-        )
-        other = f"or name another source with --{stream.name}"
-        raise work.too_few(stream, state, len(state["kept"]), wanted, f"{fewer}, {other}")
+        without = ", leave it out with --categories" if order.recipe == "nemotron" else ""
+        otherwise = f"ask for fewer with --count{without}, or name another source with --{stream.name}"
+        raise work.too_few(stream, state, len(state["kept"]), wanted, otherwise)

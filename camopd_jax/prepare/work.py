@@ -83,6 +83,8 @@ def begun(order: Order) -> Iterator[Path]:
         done = True
     except BaseException:
         done = not _states(place)
+        if not done:
+            print(f"What was read is kept in {place}; the same command goes on from there.", flush=True)
         raise
     finally:
         held.release()
@@ -198,7 +200,7 @@ def source_record(state: dict, **counts: object) -> dict:
 def write_manifest(order: Order, outputs: list[dict], sources: dict[str, dict], **more: object) -> None:
     """The manifest beside the prompts."""
     record = {
-        "recipe": order.recipe, "command": shown.line(shlex.join(["python", *sys.argv])), "seed": order.seed, "count": order.count,
-        "limit": order.limit, "outputs": outputs, "sources": sources, **more,
+        "recipe": order.recipe, "command": shown.line(shlex.join(["python", *sys.argv])), "seed": order.seed,
+        "count": order.count, "limit": order.limit, "outputs": outputs, "sources": sources, **more,
     }  # fmt: skip
     metrics.write_json(order.manifest, record, indent=2)
