@@ -1242,7 +1242,7 @@ MUTANTS = [
            'origin.batches(state["place"])', "origin.batches(None)",
            PREPARE + "stopped_at_any_write_it_goes_on_to_the_same_bytes"),
     Mutant("prepare: what was written after the saved state stays", "prepare/apart.py",
-           "file.truncate(size)", "file.seek(size)", PREPARE + "the_manifest_of_coser_after_a_stop"),
+           "file.truncate(size)", "file.seek(size)", PREPARE + "half_a_row_of_a_stopped_command_is_dropped"),
     Mutant("prepare: the same dialogue is learned from", "prepare/apart.py",
            "if c.hashes[-1] in whole:", "if False:",
            PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),

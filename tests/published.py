@@ -3,11 +3,11 @@
 import io
 import json
 import random
+import runpy
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import test_errors
-
+PROGRAM = Path(__file__).parent.parent / "bin" / "prepare.py"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"city": "string"}}}
 ANSWER = "An answer that no prompt may hold."
 CATEGORIES = ("chat", "code", "math", "stem", "tool_calling")
@@ -67,7 +67,7 @@ def prepare(*arguments):
     """Exit code, output and errors of bin/prepare.py."""
     out, errors = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(errors):
-        code = test_errors.program("bin/prepare.py").main(["bin/prepare.py", *arguments])
+        code = runpy.run_path(str(PROGRAM))["main"](["bin/prepare.py", *arguments])
     return code, out.getvalue(), errors.getvalue()
 
 

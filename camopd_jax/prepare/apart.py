@@ -153,7 +153,7 @@ def _rest(all_: Iterable[Conversation], prompts: list[Conversation], left_out: C
             left_out["the dialogue of a prompt"] += 1
         elif c.hashes[-1] in beginnings:
             left_out["the beginning of a prompt"] += 1
-        elif whole.intersection(c.hashes):
+        elif whole.intersection(c.hashes[:-1]):
             left_out["begins with a prompt"] += 1
         else:
             yield {"id": _id(c), "messages": c.messages}

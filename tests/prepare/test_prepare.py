@@ -47,7 +47,12 @@ def scenes():
         published.scene("Szene 5 é", 3, "Short."),
         published.scene("Szene 11 é", 9, "You are Anna, later.", start=0),
     ]
-    for name, turns in (("Wer 0", 12), ("Wer 1", 12), ("Wer 2", 12), ("Szene 11 é", 10)):  # the last goes on from a prompt
+    for name, turns in (
+        ("Wer 0", 12),
+        ("Wer 1", 12),
+        ("Wer 2", 12),
+        ("Szene 11 é", 10),
+    ):  # the last goes on from a prompt
         rows.append(published.scene(name, turns, "Who is next?"))
         rows[-1]["conversations"][-1]["value"] = "<END CHAT>"
     return rows + rows[:2]
@@ -152,6 +157,12 @@ def test_another_seed_is_another_sample(tmp_path):
     assert a != b and a & b
 
 
+def counted(out):
+    """What a manifest says of sources and files."""
+    manifest = json.loads(out.with_suffix(".manifest.json").read_text())
+    return manifest["sources"], manifest.get("disjoint")
+
+
 class Killed(BaseException):
     pass
 
@@ -190,7 +201,28 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch
         except Killed:
             stops += 1
     assert stops > 2 and [p.read_bytes() for p in outputs(out)] == expected
+    assert counted(out) == counted(tmp_path / "whole" / "out.jsonl")
     assert not list(out.parent.glob("*.unfinished")) and not list(out.parent.glob(".writing*"))
+
+
+def test_half_a_row_of_a_stopped_command_is_dropped(tmp_path, monkeypatch):
+    flags = ["--count=12", "--save_every=20", *role_play(tmp_path / "in")]
+    done("coser", f"--out={tmp_path / 'whole' / 'out.jsonl'}", *flags)
+    out, real, left = tmp_path / "stopped" / "out.jsonl", metrics.write_json, iter(range(3))
+
+    def write_json(*args, **kwargs):
+        if next(left, None) is None:
+            raise Killed
+        real(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(metrics, "write_json", write_json)
+        prepare("coser", f"--out={out}", *flags)
+    for file in out.parent.glob("out.jsonl.unfinished/*.rows"):
+        with file.open("ab") as rows:
+            rows.write(b'[{"role": "us')
+    done("coser", f"--out={out}", *flags)
+    assert [p.read_bytes() for p in outputs(out)] == [p.read_bytes() for p in outputs(tmp_path / "whole" / "out.jsonl")]
 
 
 KILLER = """
@@ -225,6 +257,7 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path, recipe):
     assert "has ended without giving" in said
     whole = [p.read_bytes() for p in outputs(tmp_path / "whole" / "out.jsonl")]
     assert [p.read_bytes() for p in outputs(out)] == whole
+    assert counted(out) == counted(tmp_path / "whole" / "out.jsonl")
 
 
 def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
@@ -277,12 +310,14 @@ def turns(messages):
     return [(m["role"], m["content"].replace("[Was nun?] ", "")) for m in messages if m["role"] != "system"]
 
 
-def test_the_longest_conversations_are_prompts_and_share_nothing_with_the_rest(tmp_path):
+@pytest.mark.parametrize("count", [4, 8, 11])
+def test_the_longest_conversations_are_prompts_and_share_nothing_with_the_rest(tmp_path, count):
     out = tmp_path / "roleplay.jsonl"
-    done("coser", f"--out={out}", "--count=12", *role_play(tmp_path / "in"))
+    done("coser", f"--out={out}", f"--count={count}", *role_play(tmp_path / "in"))
     prompts, rest = read(out), read(tmp_path / "roleplay_sft.jsonl")
-    # Scene 11 has 9 turns of Anna in one form and 7 in four; scenes 5 and 17 have 7: 12 of these 13, of 18 turns or 14.
-    assert len(prompts) == 12 and Counter(len(p["messages"]) for p in prompts) == {18: 1, 14: 11}
+    # Scene 11 has 9 turns of Anna in one form and 7 in four; scenes 5 and 17 have 7 in four: with the
+    # system message and without the last turn 18 messages and 14.
+    assert len(prompts) == count and Counter(len(p["messages"]) for p in prompts) == {18: 1, 14: count - 1}
     assert all(p["messages"][-1]["role"] == "user" for p in prompts)
     whole = {tuple(turns(published_of(p, prompts))) for p in prompts}
     learned = [tuple(turns(r["messages"])) for r in rest]
@@ -293,7 +328,7 @@ def test_the_longest_conversations_are_prompts_and_share_nothing_with_the_rest(t
         assert not any(c[: len(conversation)] == conversation for c in contexts), "it begins a prompt"
     assert sum(r["messages"][-1]["content"] == "<END CHAT>" for r in rest) == 3
     how = dict(count=0, at_most=True, candidates=3, seed=0, heldout_share=0.2)
-    assert data.load_prompts(f"path:{out}", "train", **how).rows == 12
+    assert data.load_prompts(f"path:{out}", "train", **how).rows == count
     assert data.load_conversations(f"path:{tmp_path / 'roleplay_sft.jsonl'}", **how).rows == len(rest)
 
 
