@@ -175,6 +175,7 @@ def too_few(stream: Stream, state: dict, found: int, wanted: int, otherwise: str
 def write_rows(path: Path, rows: Iterable[dict]) -> dict:
     """Write a JSON object a line, the file whole or not at all; its rows, bytes and SHA-256."""
     staged = path.with_name(f".writing-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     digest, n, size = hashlib.sha256(), 0, 0
     with staged.open("wb") as file:
         for row in rows:

@@ -340,8 +340,8 @@ def published_of(prompt, prompts):
 
 
 def test_the_proof_is_of_the_files(tmp_path):
-    out, sft = tmp_path / "r.jsonl", tmp_path / "r_sft.jsonl"
-    done("coser", f"--out={out}", "--count=12", *role_play(tmp_path / "in"))
+    out, sft = tmp_path / "r.jsonl", tmp_path / "elsewhere" / "sft.jsonl"
+    done("coser", f"--out={out}", f"--sft_out={sft}", "--count=12", *role_play(tmp_path / "in"))
     manifest = json.loads((tmp_path / "r.manifest.json").read_text())
     proof, counts = manifest["disjoint"], manifest["sources"]["coser"]
     assert [proof[k] for k in ("shared", "prompts_that_begin_another", "others_that_begin_a_prompt")] == [0, 0, 0]
