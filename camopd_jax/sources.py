@@ -23,7 +23,7 @@ from camopd_jax import hosts, shown
 FORMS = "path:FILE.jsonl, path:FILE.parquet, hf:NAME[@REVISION][:CONFIG]:SPLIT"
 FIELDS = ("id", "messages", "prompt", "system", "answer", "checks")
 ROLES = ("system", "user", "assistant")
-_HUB = re.compile(r"(?P<name>[^:@]+)(@(?P<revision>[^:@]+))?(:(?P<config>[^:]+))?:(?P<split>[^:\[]+(\[.*\])?)")
+HUB = re.compile(r"(?P<name>[^:@]+)(@(?P<revision>[^:@]+))?(:(?P<config>[^:]+))?:(?P<split>[^:\[]+(\[.*\])?)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _share(source: str, which: slice) -> Iterator[Record | None]:
     scheme, _, rest = source.partition(":")
     if scheme == "path":
         rows = _file(source, Path(rest).expanduser(), which)
-    elif scheme == "hf" and (match := _HUB.fullmatch(rest)):
+    elif scheme == "hf" and (match := HUB.fullmatch(rest)):
         rows = _hub(source, which, **match.groupdict())
     else:
         raise ValueError(f"data source {source!r}: allowed are {FORMS}")
@@ -89,16 +89,24 @@ def _jsonl(path: Path, which: slice) -> Rows:
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        raise ValueError(f"data source path:{path}: it cannot be read ({_reason(error)})") from error
+        raise ValueError(f"data source path:{path}: it cannot be read ({reason(error)})") from error
     for number, line in list(enumerate(lines, 1))[which]:
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line.decode("utf-8")) if line.strip() else None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: not UTF-8 (byte {error.start} of the line); allowed is UTF-8 text") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON ({_reason(error)}); allowed is one object a line") from error
-        yield (row, where, f"{path.name}:{number}") if line.strip() else None
+        yield (json_of(line, where), where, f"{path.name}:{number}") if line.strip() else None
+
+
+def json_of(line: bytes, where: str) -> object:
+    """What a line of JSON holds.
+
+    Raises:
+      ValueError: one line that begins with `where`.
+    """
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 (byte {error.start} of the line); allowed is UTF-8 text") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({reason(error)}); allowed is one object a line") from error
 
 
 def _parquet(path: Path, which: slice) -> Rows:
@@ -116,7 +124,7 @@ def _parquet(path: Path, which: slice) -> Rows:
                 yield row, f"{path} row {i + 1}", f"{path.name}:{i + 1}"
             before += len(batch)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TextError(f"data source path:{path}", f"not readable as Parquet ({_reason(error)})") from error
+        raise TextError(f"data source path:{path}", f"not readable as Parquet ({reason(error)})") from error
 
 
 def _hub(source: str, which: slice, name: str, revision: str | None, config: str | None, split: str) -> Rows:
@@ -127,17 +135,22 @@ def _hub(source: str, which: slice, name: str, revision: str | None, config: str
     except Exception as error:  # of many libraries, whose errors share no base
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
             error = error.__cause__
-        raise TextError(
-            f"data source {source}",
-            f"{shown.line(_reason(error))}; check the name, the split, the network and, for a private dataset, the "
-            "token in HF_TOKEN",
-        ) from error
+        raise of_hub(source, error) from error
     columns = _columns(f"data source {source}", dataset.column_names)
     numbers = range(len(dataset))[which]
     tables = dataset.select(numbers).select_columns(columns).with_format("arrow").iter(batch_size=1000)
     rows = itertools.chain.from_iterable(table.to_pylist() for table in tables)
     for i, row in zip(numbers, rows, strict=True):
         yield row, f"{source} row {i + 1}", f"{name}:{i + 1}"
+
+
+def of_hub(source: str, error: BaseException) -> TextError:
+    """What a library says of a dataset of the hub, in one line, with what to check."""
+    return TextError(
+        f"data source {source}",
+        f"{shown.line(reason(error))}; check the name, the split, the network and, for a private dataset, the token in "
+        "HF_TOKEN",
+    )
 
 
 def _columns(where: str, names: list[str]) -> list[str]:
@@ -147,7 +160,7 @@ def _columns(where: str, names: list[str]) -> list[str]:
     return [name for name in FIELDS if name in names]
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """An error of a library in one line."""
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 

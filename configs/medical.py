@@ -9,8 +9,8 @@
 small: the general teacher is SmolLM2-135M-Instruct from a PyPI wheel. The run itself makes the domain teacher, by
 supervised fine-tuning on ICD-10-CM coding questions, and caches it. Measured results are in the README.
 qwen3_0p6b and paper need the model hub (HF_TOKEN) and an accelerator; they have not been run yet, only planned
-(--dry_run). paper reads its prompts from two files that you make: data/paper/general.jsonl and
-data/paper/medical.jsonl (their form: docs/your-own.md).
+(--dry_run). paper reads its prompts from two files that bin/prepare.py makes: data/paper/general.jsonl and
+data/paper/medical.jsonl (docs/prepare.md).
 """
 
 from ml_collections import ConfigDict

@@ -103,6 +103,7 @@ def _data(home: Path) -> None:
     lines("few.jsonl", _rows(3))
     lines("no_answers.jsonl", _questions(60))
     lines("long_answer.jsonl", [row | {"answer": "It is more. " * 20} for row in _questions(60)])
+    lines("hidden.jsonl", [{"messages": [USER | {"content": "-"}, ANSWER]}] * 13)
     for name, row in ROWS.items():
         good = _rows(12)
         lines(name, [good[0], row, *good[1:]] if name == "list.jsonl" else [row, *good])

@@ -63,6 +63,7 @@ UNTRUSTED, LICENSED = "tests/test_untrusted.py::test_", "tests/test_licensed.py:
 ICD_GRAPH, ICD_MODEL = "tests/probias/test_icd_graph.py::test_", "tests/probias/test_icd_model.py::test_"
 ICD_ATTENTION = "tests/probias/test_label_attention.py::test_"
 REWARD_REPORT = "tests/test_reward_report.py::test_"
+SAMPLE, PREPARE = "tests/prepare/test_sample.py::test_", "tests/prepare/test_prepare.py::test_"
 REWARDS, INPUTS = "tests/distraction/test_rewards.py::test_", "tests/reinforce/test_inputs.py::test_"
 GRPO_SYSTEM = "tests/distraction/test_grpo_system.py::test_"
 GRPO, MARGIN = "tests/distraction/test_grpo.py::test_", "tests/distraction/test_margin.py::test_"
@@ -1232,6 +1233,33 @@ MUTANTS = [
     Mutant("icd: half a row is kept", "probias/descriptions.py",
            'whole[: whole.rfind(b"\\n") + 1]', "whole",
            "tests/probias/test_icd_descriptions.py::test_a_file_is_written_mended_and_taken_up_again"),
+    Mutant("prepare: the smallest remainders get one more", "prepare/sample.py",
+           "key=lambda name: -(count * weights[name] % total)", "key=lambda name: count * weights[name] % total",
+           SAMPLE + "the_paper_s_ten_thousand_in_the_official_proportions"),
+    Mutant("prepare: the first rows are kept", "prepare/sample.py",
+           "elif self._heap and int(key, 16) < -self._heap[0]:", "elif False:",
+           SAMPLE + "the_smallest_keys_whatever_the_order_also_from_a_state_in_between"),
+    Mutant("prepare: the last question, not the first", "prepare/recipes.py",
+           "next((m for m in messages if", "next((m for m in reversed(messages) if",
+           "tests/prepare/test_recipes.py::test_a_general_prompt_is_the_system_message_and_the_first_question"),
+    Mutant("prepare: prompts of an earlier source are taken again", "prepare/mixture.py",
+           "if key in earlier:", "if False:", PREPARE + "a_prompt_of_an_earlier_source_is_not_taken_again"),
+    Mutant("prepare: a restart reads rows twice", "prepare/work.py",
+           'origin.batches(state["place"])', "origin.batches(None)",
+           PREPARE + "stopped_at_any_write_it_goes_on_to_the_same_bytes"),
+    Mutant("prepare: what was written after the saved state stays", "prepare/apart.py",
+           "file.truncate(size)", "file.seek(size)", PREPARE + "half_a_row_of_a_stopped_command_is_dropped"),
+    Mutant("prepare: the same dialogue is learned from", "prepare/apart.py",
+           "if c.hashes[-1] in whole:", "if False:",
+           PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),
+    Mutant("prepare: the beginning of a prompt is learned from", "prepare/apart.py",
+           "elif c.hashes[-1] in beginnings:", "elif False:",
+           PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),
+    Mutant("prepare: thoughts make another conversation", "prepare/apart.py",
+           '_THOUGHT.sub(" ", text).split()', "text.split()",
+           PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),
+    Mutant("prepare: who speaks next is a prompt", "prepare/apart.py", "if not named:", "if True:",
+           PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),
 ]
 # fmt: on
 

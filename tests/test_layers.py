@@ -92,6 +92,7 @@ TOP = (
     "cli",
     "experiment",
     "remote",
+    "prepare",
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
