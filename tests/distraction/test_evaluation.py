@@ -200,3 +200,24 @@ def test_the_tables_tell_resisted_from_could_not(tmp_path):
     assert row.split(" | ")[1] == f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     assert {line.split(" | ")[0] for line in lines} >= {"| middle", "| single", "| meta-processing"}
     assert "dev-short-3: some|model" in results.console(text) and "---" not in results.console(text)
+
+
+def test_differences_are_paired_in_every_group():
+    def rows(answer):
+        return [questions.judged(q, answer(q)) | {"cut": False} for q in QUESTIONS]
+
+    setting = {"model": "m", "instances": "dev-short-3"}
+    after, before = rows(lambda q: q.instance.gold), rows(text_of)
+    found = results.results(setting, after, before, "before")
+    earlier = results.results(setting, before, None, "")["figures"]
+    assert set(found["differences"]) == {"all", "paradigm", "category", "family", "place", "template"}
+    for what, groups in found["differences"].items():
+        assert groups.keys() == found["figures"][what].keys()
+        for name, of in groups.items():
+            for measure, difference in of.items():
+                now, then = (f[what][name][measure]["value"] for f in (found["figures"], earlier))
+                assert difference["value"] == pytest.approx(now - then), (what, name, measure)
+    same = results.results(setting, before, before, "before")["differences"]
+    widths = [e["high"] - e["low"] for groups in same.values() for of in groups.values() for e in of.values()]
+    assert len(widths) > 50 and not any(widths), "unpaired they would have a width"
+    assert "Less those of before, paired by instance:" in results.summary(found)
