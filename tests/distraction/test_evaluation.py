@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -182,6 +186,25 @@ def test_a_server_gets_the_same_rows_for_the_same_answers_and_is_asked_once(tmp_
     found = json.loads((out / "results.json").read_text())
     assert found["figures"]["all"]["all"]["passed"]["value"] == scoring.figures(rows, 10, 0)["passed"].value
     assert found["setting"]["fingerprint"] == f"m of {server.url}" and found["cut"] == pytest.approx(0.2)
+
+
+def test_a_killed_evaluation_asks_no_answered_question_again(tmp_path):
+    asked, running = [], []
+
+    def script(body):
+        asked.append(json.dumps(body["messages"]))
+        if len(asked) == 9:  # eight have their answer, this one never gets it
+            running[0].send_signal(signal.SIGKILL)
+        return Answer("Yes")
+
+    with serving(script) as server:
+        flags = [f"--server={server.url}", "--model=m", "--limit=1", f"--out={tmp_path / 'out'}", "--concurrency=1"]
+        command = [sys.executable, "bin/evaluate.py", "--tasks=distractionif", *flags]
+        for code in (-signal.SIGKILL, 0):
+            running[:] = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+            assert running[0].wait(timeout=300) == code
+    assert Counter(Counter(asked).values()) == {1: 14, 2: 1} and asked[8] == asked[9]
+    assert len((tmp_path / "out" / asking.ANSWERS).read_text().splitlines()) == 15
 
 
 def test_the_tables_tell_resisted_from_could_not(tmp_path):
