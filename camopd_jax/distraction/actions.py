@@ -258,6 +258,8 @@ def _reversed(name: str) -> str:
 
 
 class Kind(NamedTuple):
+    """How a kind of action is obeyed and how that is undone."""
+
     order: int
     takes: tuple[str, ...]  # names of its parameters
     obey: Callable[..., str]
