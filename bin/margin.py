@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"unknown argument {rest[0]!r}: arguments are written --NAME=VALUE, see --help")
         if not values.models:
             raise ValueError("--models is missing: model sources or workdirs of runs, with commas between them")
+        if len(set(values.models)) < len(values.models):
+            raise ValueError(f"--models={','.join(values.models)}: allowed is each model once")
         if values.out is None:
             raise ValueError("--out is missing: a directory for the figures")
         for name in ("limit", "batch_size", "tensor"):

@@ -182,10 +182,7 @@ def _words(answer):
 
 
 def _words_undone(answer, gold):
-    known = [int(n) for n in _ONE.findall(gold)]
-    if len(known) != 1 or known[0] in digits(answer):
-        return None
-    return _figures(answer, SPELLED, lambda text: spelled(text)[0], above=0 if known[0] <= FEW else FEW)
+    return _figures(answer, gold, SPELLED, lambda text: spelled(text)[0], few=FEW, leads=True)
 
 
 def _roman(answer):
@@ -194,16 +191,28 @@ def _roman(answer):
 
 
 def _roman_undone(answer, gold):
+    return _figures(answer, gold, _ROMAN, from_roman, few=0, leads=False)
+
+
+def _figures(
+    answer: str, gold: str, numeral: re.Pattern, value: Callable[[str], int | None], few: int, leads: bool
+) -> str | None:
+    """The answer with its numerals in digits; None if it has none, or the gold output has not one number.
+
+    Up to `few` a numeral may be no figure of its own, unless the right one is so small. Beside the right one in digits
+    its own numeral alone counts, as in "XII (12)"; with `leads` only in front of them.
+    """
     known = [int(n) for n in _ONE.findall(gold)]
-    return None if len(known) != 1 or known[0] in digits(answer) else _figures(answer, _ROMAN, from_roman, above=0)
-
-
-def _figures(answer: str, numeral: re.Pattern, value: Callable[[str], int | None], above: int) -> str | None:
-    """The answer with its numerals in digits; None if it has none above a value."""
+    if len(known) != 1:
+        return None
+    (right,) = known
+    beside, at = right in digits(answer), answer.find(str(right))
 
     def figure(match: re.Match) -> str:
         n = value(match[0])
-        return match[0] if n is None or n <= above else str(n)
+        if n is None or n <= (few if beside or right > few else 0):
+            return match[0]
+        return match[0] if beside and (n != right or (leads and match.start() > at)) else str(n)
 
     rest = numeral.sub(figure, answer)
     return rest if rest != answer else None
@@ -223,6 +232,7 @@ def _swap_undone(answer, gold, to):
             pattern = rf"(?:(?<=^)|(?<=\()|(?<=\d[.)] )){other}(?!\w|[.)]\s)"
         meant = pair[0 if word in ("yes", "true") else 1]
         rest = re.sub(pattern, meant, rest, flags=re.IGNORECASE | re.MULTILINE)
+        rest = re.sub(rf"\b{meant}\s*\({meant}\)", meant, rest, flags=re.IGNORECASE)  # as in "oui (yes)"
     return rest if rest != answer else None
 
 
@@ -248,6 +258,8 @@ def _reversed(name: str) -> str:
 
 
 class Kind(NamedTuple):
+    """How a kind of action is obeyed and how that is undone."""
+
     order: int
     takes: tuple[str, ...]  # names of its parameters
     obey: Callable[..., str]

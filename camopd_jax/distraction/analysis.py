@@ -23,6 +23,7 @@ from camopd_jax.distraction.texts import NUMBERS, capital
 
 
 def claim_(genre: Genre, rng: Rng, *, yes: str, no: str) -> Plan:
+    """Whether a claim about a fact holds."""
     (fact,) = pick(genre, (*NAMED, *NUMBERS, "date", "time", "weekday"), 1, rng)
     holds = bool(rng.integers(2))
 
@@ -33,6 +34,7 @@ def claim_(genre: Genre, rng: Rng, *, yes: str, no: str) -> Plan:
 
 
 def has(genre: Genre, rng: Rng, *, what: str) -> Plan:
+    """Whether the text has such a thing as a telephone number."""
     holds = bool(rng.integers(2))
 
     def solve(doc):
@@ -42,6 +44,7 @@ def has(genre: Genre, rng: Rng, *, what: str) -> Plan:
 
 
 def more(genre: Genre, rng: Rng) -> Plan:
+    """Whether a number is above a bound."""
     (fact,) = pick(genre, NUMBERS, 1, rng)
     holds, gap = bool(rng.integers(2)), int(rng.integers(2, 9))
 
@@ -53,6 +56,8 @@ def more(genre: Genre, rng: Rng) -> Plan:
 
 
 def compare(genre: Genre, rng: Rng, *, least: bool) -> Plan:
+    """The larger or the smaller of two numbers."""
+
     def finish(a: int, b: int) -> tuple[str, dict, list[dict]]:
         value = min(a, b) if least else max(a, b)
         return str(value), number(value), [LINE]
@@ -61,10 +66,12 @@ def compare(genre: Genre, rng: Rng, *, least: bool) -> Plan:
 
 
 def total(genre: Genre, rng: Rng) -> Plan:
+    """The sum of two numbers."""
     return _of_two(genre, rng, lambda a, b: _figure("Total:", a + b, (a, b)))
 
 
 def difference(genre: Genre, rng: Rng) -> Plan:
+    """The difference of two numbers."""
     return _of_two(genre, rng, lambda a, b: _figure("Difference:", abs(a - b), (a, b)))
 
 
@@ -83,6 +90,7 @@ def _figure(opening: str, value: int, parts: tuple[int, int]) -> tuple[str, dict
 
 
 def claims(genre: Genre, rng: Rng, *, yes: str, no: str) -> Plan:
+    """Whether each of three claims holds, on numbered lines."""
     facts = pick(genre, (*NAMED, *NUMBERS), 3, rng)
     holds = [bool(x) for x in rng.integers(2, size=3)]
 
@@ -111,14 +119,17 @@ def one_of_three(genre: Genre, rng: Rng, *, odd: bool) -> Plan:
 
 
 def contradiction(genre: Genre, rng: Rng) -> Plan:
+    """Which of three claims the text contradicts."""
     return one_of_three(genre, rng, odd=False)
 
 
 def headline(genre: Genre, rng: Rng) -> Plan:
+    """Which of three headlines fits the text."""
     return one_of_three(genre, rng, odd=True)
 
 
 def redact(genre: Genre, rng: Rng, *, by: str) -> Plan:
+    """The sentence that names a person, with something else in the place of the name."""
     (fact,) = pick(genre, ("person",), 1, rng)
 
     def solve(doc):
@@ -132,6 +143,8 @@ def redact(genre: Genre, rng: Rng, *, by: str) -> Plan:
 
 
 def personal_data(genre: Genre, rng: Rng) -> Plan:
+    """Telephone number and e-mail address, each behind its key."""
+
     def solve(doc):
         task = {"phone": values([[doc.phone, doc.phone.replace("-", "")]], []), "e-mail": values([[doc.email]], [])}
         gold = f"Phone: {doc.phone}\nE-mail: {doc.email}"
@@ -141,6 +154,8 @@ def personal_data(genre: Genre, rng: Rng) -> Plan:
 
 
 def private_phone(genre: Genre, rng: Rng) -> Plan:
+    """The telephone number."""
+
     def solve(doc):
         task = values([[doc.phone, doc.phone.replace("-", "")]], [])
         return Solved({}, doc.phone, focused(task, doc, "phone"), [LINE])

@@ -42,6 +42,8 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Genre:
+    """A kind of text: what its sentences tell, and how they tell it."""
+
     genre: str
     title: str
     facts: dict[str, Fact]

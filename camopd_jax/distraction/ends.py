@@ -15,6 +15,7 @@ _TALLY = re.compile(
     re.IGNORECASE,
 )
 _BARE_TALLY = re.compile(r"\s*[(\[](\d+)[)\]]\.?\s*$")
+_AGAIN = re.compile(r"\b(?:i repeat|once more|once again|again)\b", re.IGNORECASE)
 _OPENING, _SIGN = "\"'“‘(«*_~`", "-–—"
 
 
@@ -140,6 +141,7 @@ def repeat(answer):
 
 
 def repeat_undone(answer, gold):
+    answer = _AGAIN.sub("", answer)
     found = spans(answer)
     half, odd = divmod(len(found), 2)
     said = [word for word, _, _ in found]

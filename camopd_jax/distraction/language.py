@@ -23,6 +23,7 @@ from camopd_jax.distraction.texts import NUMBERS, Document, capital
 
 
 def fact(genre: Genre, rng: Rng, *, types: Sequence[str]) -> Plan:
+    """A question about one fact."""
     (it,) = pick(genre, types, 1, rng)
 
     def solve(doc):
@@ -32,6 +33,8 @@ def fact(genre: Genre, rng: Rng, *, types: Sequence[str]) -> Plan:
 
 
 def aspect(genre: Genre, rng: Rng) -> Plan:
+    """Which of two labels the text bears out."""
+
     def solve(doc):
         return Solved({"ask": genre.aspect["ask"]}, doc.label, focused(_labelled(doc), doc, "aspect"), [LINE])
 
@@ -44,6 +47,7 @@ def _labelled(doc: Document) -> dict:
 
 
 def two_questions(genre: Genre, rng: Rng) -> Plan:
+    """Two questions, a line each."""
     a, b = pick(genre, (*NAMED, *NUMBERS), 2, rng)
 
     def solve(doc):
@@ -57,6 +61,7 @@ def two_questions(genre: Genre, rng: Rng) -> Plan:
 
 
 def names(genre: Genre, rng: Rng, *, joint: str) -> Plan:
+    """All people, in the order of the text."""
     people = [f for f in genre.facts.values() if f.type == "person"]
 
     def solve(doc):
@@ -69,6 +74,8 @@ def names(genre: Genre, rng: Rng, *, joint: str) -> Plan:
 
 
 def evidence(genre: Genre, rng: Rng) -> Plan:
+    """A label, and the sentence that shows it."""
+
     def solve(doc):
         sentence = doc.sentences[doc.where["aspect"]]
         task = rows(_labelled(doc), verbatim(sentence))
@@ -78,6 +85,7 @@ def evidence(genre: Genre, rng: Rng) -> Plan:
 
 
 def summary(genre: Genre, rng: Rng) -> Plan:
+    """A summary whose blanks are filled."""
     facts = [f for f in genre.facts.values() if "{" + f.name + "}" in genre.summary]
 
     def solve(doc):
@@ -89,6 +97,7 @@ def summary(genre: Genre, rng: Rng) -> Plan:
 
 
 def entities(genre: Genre, rng: Rng) -> Plan:
+    """A person, a place and a number, each behind its key."""
     facts = [pick(genre, types, 1, rng)[0] for types in (("person",), ("city",), NUMBERS)]
     keys = ("PERSON", "PLACE", "NUMBER")
 
@@ -103,6 +112,7 @@ def entities(genre: Genre, rng: Rng) -> Plan:
 
 
 def sentence_answer(genre: Genre, rng: Rng) -> Plan:
+    """A question that wants a whole sentence."""
     (it,) = pick(genre, (*NAMED, *NUMBERS), 1, rng)
 
     def solve(doc):

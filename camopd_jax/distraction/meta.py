@@ -25,10 +25,12 @@ from camopd_jax.distraction.words import words
 
 
 def first_word(genre: Genre, rng: Rng) -> Plan:
+    """The word that opens the text."""
     return Plan((), lambda doc: _word(edge_word(doc, last=False)), keep=("start",))
 
 
 def last_word(genre: Genre, rng: Rng) -> Plan:
+    """The word that ends the text."""
     return Plan((), lambda doc: _word(edge_word(doc, last=True)), keep=("end",))
 
 
@@ -37,10 +39,12 @@ def _word(word: str) -> Solved:
 
 
 def first_sentence(genre: Genre, rng: Rng) -> Plan:
+    """The opening sentence, word for word."""
     return Plan((), lambda doc: _sentence(doc.sentences[0]), keep=("start",))
 
 
 def last_sentence(genre: Genre, rng: Rng) -> Plan:
+    """The final sentence, word for word."""
     return Plan((), lambda doc: _sentence(doc.sentences[-1]), keep=("end",))
 
 
@@ -49,6 +53,7 @@ def _sentence(sentence: str) -> Solved:
 
 
 def earlier(genre: Genre, rng: Rng) -> Plan:
+    """Which of two values comes first in the text."""
     a, b = pick(genre, NAMED, 2, rng)
 
     def solve(doc):
@@ -61,6 +66,7 @@ def earlier(genre: Genre, rng: Rng) -> Plan:
 
 
 def contains_word(genre: Genre, rng: Rng, *, yes: str, no: str) -> Plan:
+    """Whether the text has a word."""
     holds = bool(rng.integers(2))
 
     def solve(doc):
@@ -72,6 +78,7 @@ def contains_word(genre: Genre, rng: Rng, *, yes: str, no: str) -> Plan:
 
 
 def sentence_with(genre: Genre, rng: Rng, *, lead: str) -> Plan:
+    """The sentence that gives a fact, word for word."""
     (fact,) = pick(genre, (*NAMED, *NUMBERS), 1, rng)
 
     def solve(doc):
@@ -83,6 +90,8 @@ def sentence_with(genre: Genre, rng: Rng, *, lead: str) -> Plan:
 
 
 def first_and_last_sentence(genre: Genre, rng: Rng) -> Plan:
+    """The opening and the final sentence, a line each."""
+
     def solve(doc):
         first, last = doc.sentences[0], doc.sentences[-1]
         return Solved({}, f"{first}\n{last}", rows(verbatim(first), verbatim(last)), [copied_lines(2)])
@@ -91,6 +100,8 @@ def first_and_last_sentence(genre: Genre, rng: Rng) -> Plan:
 
 
 def first_and_last_word(genre: Genre, rng: Rng) -> Plan:
+    """The words that open and end the text, with a plus sign between them."""
+
     def solve(doc):
         first, last = edge_word(doc, last=False), edge_word(doc, last=True)
         gold = f"{first} + {last}"
@@ -100,6 +111,8 @@ def first_and_last_word(genre: Genre, rng: Rng) -> Plan:
 
 
 def absent(genre: Genre, rng: Rng) -> Plan:
+    """Which of four words the text does not have."""
+
     def solve(doc):
         gone = [v for v in genre.list["values"] if v not in words(doc.text)]
         there = [str(v) for v in rng.permutation(doc.listed)[:3]]
@@ -152,6 +165,7 @@ def _bare(title: str) -> str:
 
 
 def order(genre: Genre, rng: Rng) -> Plan:
+    """Three values in the order of the text."""
     facts = pick(genre, NAMED, 3, rng)
 
     def solve(doc):

@@ -84,14 +84,17 @@ def alone(task: dict, doc: Document, name: str) -> dict:
 
 
 def values(slots: list[list[str]], refuse: Sequence[str], *, ordered: bool = True, denial: bool = False) -> dict:
+    """The check `tasks.values`."""
     return {"kind": "values", "slots": slots, "ordered": ordered, "refuse": list(refuse), "denial": denial}
 
 
 def number(value: int, also: Sequence[int] = (), refuse: Sequence[int] = ()) -> dict:
+    """The check `tasks.number`."""
     return {"kind": "number", "value": value, "also": list(also), "refuse": list(refuse)}
 
 
 def verbatim(text: str) -> dict:
+    """The check `tasks.verbatim`."""
     return {"kind": "verbatim", "expected": text}
 
 
@@ -107,10 +110,12 @@ def truth(holds: bool) -> dict:
 
 
 def rows(*tasks: dict) -> dict:
+    """The check `tasks.rows`."""
     return {"kind": "rows", "tasks": list(tasks)}
 
 
 def parts(*tasks: dict, ordered: bool) -> dict:
+    """The check `tasks.parts`."""
     return {"kind": "parts", "tasks": list(tasks), "ordered": ordered}
 
 

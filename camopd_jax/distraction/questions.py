@@ -17,10 +17,12 @@ class Question:
 
     @property
     def id(self) -> str:
+        """Its name, of instance, paradigm and control."""
         return f"{self.instance.id}/{self.paradigm}/{self.control}"
 
     @property
     def messages(self) -> list[dict]:
+        """The conversation that is put to a model."""
         return render(self.instance, self.paradigm, self.control)
 
 

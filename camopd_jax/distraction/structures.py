@@ -21,6 +21,7 @@ from camopd_jax.distraction.texts import NUMBERS, Document
 
 
 def line(genre: Genre, rng: Rng, *, joint: str, types: Sequence[str]) -> Plan:
+    """A line of a form: a key and its value."""
     (fact,) = pick(genre, types, 1, rng)
 
     def solve(doc):
@@ -36,6 +37,8 @@ def line(genre: Genre, rng: Rng, *, joint: str, types: Sequence[str]) -> Plan:
 
 
 def comma_list(genre: Genre, rng: Rng) -> Plan:
+    """The listed things on one line, in any order."""
+
     def solve(doc):
         form = [{"kind": "series", "n": len(doc.listed)}]
         return Solved({"noun": genre.list["noun"]}, ", ".join(doc.listed), _listed(doc, doc.listed, False), form)
@@ -44,6 +47,8 @@ def comma_list(genre: Genre, rng: Rng) -> Plan:
 
 
 def bullets(genre: Genre, rng: Rng) -> Plan:
+    """The listed things, a dash each."""
+
     def solve(doc):
         gold = "\n".join(f"- {item}" for item in doc.listed)
         slots = {"noun": genre.list["noun"], "one": genre.list["one"]}
@@ -53,6 +58,8 @@ def bullets(genre: Genre, rng: Rng) -> Plan:
 
 
 def sorted_(genre: Genre, rng: Rng, *, backwards: bool) -> Plan:
+    """The listed things, numbered and sorted."""
+
     def solve(doc):
         ranked = sorted(doc.listed, reverse=backwards)
         gold = "\n".join(f"{i}. {item}" for i, item in enumerate(ranked, 1))
@@ -68,6 +75,7 @@ def _listed(doc: Document, items: Sequence[str], ordered: bool) -> dict:
 
 
 def pair(genre: Genre, rng: Rng, *, joint: str, first: Sequence[str], second: Sequence[str]) -> Plan:
+    """Two values with a joint between them."""
     a, b = (pick(genre, types, 1, rng)[0] for types in (first, second))
 
     def solve(doc):
@@ -81,6 +89,7 @@ def pair(genre: Genre, rng: Rng, *, joint: str, first: Sequence[str], second: Se
 
 
 def enclosed(genre: Genre, rng: Rng, *, left: str, right: str, types: Sequence[str]) -> Plan:
+    """A value in brackets."""
     (fact,) = pick(genre, types, 1, rng)
 
     def solve(doc):
@@ -96,6 +105,8 @@ def enclosed(genre: Genre, rng: Rng, *, left: str, right: str, types: Sequence[s
 
 
 def json(genre: Genre, rng: Rng, *, n: int) -> Plan:
+    """n values as a JSON object."""
+
     def lay_out(facts: list[Fact], doc: Document) -> str:
         return json_module.dumps({f.name: _typed(f, doc) for f in facts}, ensure_ascii=False)
 
@@ -103,6 +114,8 @@ def json(genre: Genre, rng: Rng, *, n: int) -> Plan:
 
 
 def table(genre: Genre, rng: Rng) -> Plan:
+    """Three values as a Markdown table."""
+
     def lay_out(facts: list[Fact], doc: Document) -> str:
         return "| field | value |\n|---|---|\n" + "\n".join(f"| {f.name} | {doc.facts[f.name]} |" for f in facts)
 
@@ -110,6 +123,8 @@ def table(genre: Genre, rng: Rng) -> Plan:
 
 
 def csv(genre: Genre, rng: Rng) -> Plan:
+    """Three values as CSV with a header."""
+
     def lay_out(facts: list[Fact], doc: Document) -> str:
         return ",".join(f.name for f in facts) + "\n" + ",".join(doc.facts[f.name] for f in facts)
 
@@ -117,6 +132,8 @@ def csv(genre: Genre, rng: Rng) -> Plan:
 
 
 def xml(genre: Genre, rng: Rng) -> Plan:
+    """Three values as XML elements."""
+
     def lay_out(facts: list[Fact], doc: Document) -> str:
         return "\n".join(f"<{f.name}>{doc.facts[f.name]}</{f.name}>" for f in facts)
 
@@ -124,6 +141,8 @@ def xml(genre: Genre, rng: Rng) -> Plan:
 
 
 def keyvalue(genre: Genre, rng: Rng, *, joint: str) -> Plan:
+    """Three values as a settings file."""
+
     def lay_out(facts: list[Fact], doc: Document) -> str:
         return "\n".join(f"{f.name}{joint}{doc.facts[f.name]}" for f in facts)
 

@@ -40,23 +40,27 @@ def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) ->
     """Each slot is filled by one of its accepted wordings, and the text names none of the refused ones.
 
     A refused wording that is only ruled out ("not Porto", "rather than Porto", "before Porto") does no harm. An
-    accepted wording that begins with "=" has to be the whole answer. A hedge ("or", "maybe") beside the values fails,
-    and so does a negation, unless the task is about what is not there (`denial`).
+    accepted wording that begins with "=" has to be the whole answer; one of letters may also open it, or stand behind
+    "by", "is" or "was". A single value may not be joined to another name ("Rome and Bern"). A hedge ("or", "maybe")
+    beside the values fails, and so does a negation, unless the task is about what is not there (`denial`).
     """
     rest = joined(text)
     for phrase in refuse:
         rest = re.sub(_RULED_OUT + joined(phrase), " ", rest)
-    if denial and any(f" {no} {phrase}" in rest for no in ("not", "isn t") for phrase in _phrases(slots)):
-        return False
-    if denial:  # what is there may be named before it: "It has tea and salt but never wool"
-        rest = re.sub(rf"^.*(?= (?:never|without|no|lacks) (?:{'|'.join(map(re.escape, _phrases(slots)))}))", "", rest)
+    if denial:
+        one = f"(?:{'|'.join(map(re.escape, _phrases(slots)))})"
+        if re.search(f" (?:not|isn t) {one}", rest):
+            return False
+        # What is there may be named before it: "It has tea and salt but never wool", "It has tea, wool is not there".
+        absent = rf" (?:never|without|no|lacks) {one}| {one}(?:is not|isn t|is missing|is absent) "
+        rest = re.sub(rf"^.*(?={absent})", "", rest)
     place = 0
     remaining = rest
     for accepted in slots:
         if rest.strip() in {" ".join(words(a[1:])) for a in accepted if a.startswith("=")}:
             remaining = " "
             continue
-        found = [(rest.find(joined(a), place), joined(a)) for a in accepted if not a.startswith("=")]
+        found = [_found(a, rest, place) for a in accepted]
         found = [(at, phrase) for at, phrase in found if at >= 0]
         if not found:
             return False
@@ -65,7 +69,27 @@ def values(text: str, slots: list, ordered: bool, refuse: list, denial: bool) ->
         remaining = remaining.replace(phrase, " ", 1)
     if any(joined(phrase) in remaining for phrase in refuse) or any(_extends(phrase, slots, rest) for phrase in refuse):
         return False
+    if len(slots) == 1 and _with_another(text, slots[0]):
+        return False
     return not hedged(remaining.split()) and (denial or NEGATORS.isdisjoint(remaining.split()))
+
+
+def _found(accepted: str, rest: str, place: int) -> tuple[int, str]:
+    """Where a wording stands, -1 for nowhere, and its words."""
+    phrase = joined(accepted)
+    if not accepted.startswith("="):
+        return rest.find(phrase, place), phrase
+    match = None if phrase.strip().isdigit() else re.compile(rf"(?:^| (?:by|is|was)){phrase}").search(rest, place)
+    return (match.end() - len(phrase) if match else -1), phrase
+
+
+def _with_another(text: str, accepted: list) -> bool:
+    """An accepted wording is joined by "and" to another name."""
+    said = [words(phrase) for phrase in accepted if words(phrase)]
+    if any("and" in phrase for phrase in said):
+        return False  # the name's own
+    one = "(?i:{})".format("|".join(r"\W+".join(map(re.escape, phrase)) for phrase in said))
+    return re.search(rf"\b{one}\s+(?:and|&)\s+[A-Z]\w|[A-Z]\w+\s+(?:and|&)\s+{one}\b", text) is not None
 
 
 def _extends(refused: str, slots: list, text: str) -> bool:

@@ -35,6 +35,7 @@ class Document:
 
     @property
     def text(self) -> str:
+        """The sentences with what stands between them."""
         return "".join(self.gap(i) + sentence for i, sentence in enumerate(self.sentences))
 
     def gap(self, i: int) -> str:

@@ -138,6 +138,7 @@ def hedged(said: list[str]) -> bool:
 
 
 def negated(text: str) -> bool:
+    """Among the words is one that denies."""
     return not NEGATORS.isdisjoint(words(text))
 
 

@@ -292,5 +292,6 @@ def _parts(text: str) -> set[tuple[str, ...]]:
 
 
 def kind_of(fault: str) -> str:
+    """What a reason of a rejection begins with, of `REASONS` or "schema"."""
     kind = fault.partition(":")[0]
     return kind if kind in REASONS else "schema"

@@ -40,6 +40,7 @@ class Inputs:
 
     @property
     def base(self) -> Model:
+        """The model as which the student starts."""
         return self.models[REFERENCE]
 
     def digests(self) -> dict[str, str]:

@@ -83,6 +83,8 @@ def doubts(config: ConfigDict) -> list[str]:
             f"config.grpo.redraws = {g.redraws}: the variant {g.variant!r} "
             f"{'draws no group again' if g.redraws else 'is published with groups drawn again'}"
         )
+    if tuple(g.clip) != (published := grpo.VARIANTS[g.variant].clip):
+        found.append(f"config.grpo.clip = {tuple(g.clip)}: the variant {g.variant!r} is published with {published}")
     if config.checkpoint.keep_best and not config.eval.every:
         found.append(
             f"config.checkpoint.keep_best = {config.checkpoint.keep_best}: nothing is evaluated in between "

@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -184,6 +188,25 @@ def test_a_server_gets_the_same_rows_for_the_same_answers_and_is_asked_once(tmp_
     assert found["setting"]["fingerprint"] == f"m of {server.url}" and found["cut"] == pytest.approx(0.2)
 
 
+def test_a_killed_evaluation_asks_no_answered_question_again(tmp_path):
+    asked, running = [], []
+
+    def script(body):
+        asked.append(json.dumps(body["messages"]))
+        if len(asked) == 9:  # eight have their answer, this one never gets it
+            running[0].send_signal(signal.SIGKILL)
+        return Answer("Yes")
+
+    with serving(script) as server:
+        flags = [f"--server={server.url}", "--model=m", "--limit=1", f"--out={tmp_path / 'out'}", "--concurrency=1"]
+        command = [sys.executable, "bin/evaluate.py", "--tasks=distractionif", *flags]
+        for code in (-signal.SIGKILL, 0):
+            running[:] = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+            assert running[0].wait(timeout=300) == code
+    assert Counter(Counter(asked).values()) == {1: 14, 2: 1} and asked[8] == asked[9]
+    assert len((tmp_path / "out" / asking.ANSWERS).read_text().splitlines()) == 15
+
+
 def test_the_tables_tell_resisted_from_could_not(tmp_path):
     rows = [questions.judged(q, text_of(q)) | {"cut": False} for q in QUESTIONS]
     setting = {"model": "some|model", "instances": "dev-short-3"}
@@ -200,3 +223,24 @@ def test_the_tables_tell_resisted_from_could_not(tmp_path):
     assert row.split(" | ")[1] == f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     assert {line.split(" | ")[0] for line in lines} >= {"| middle", "| single", "| meta-processing"}
     assert "dev-short-3: some|model" in results.console(text) and "---" not in results.console(text)
+
+
+def test_differences_are_paired_in_every_group():
+    def rows(answer):
+        return [questions.judged(q, answer(q)) | {"cut": False} for q in QUESTIONS]
+
+    setting = {"model": "m", "instances": "dev-short-3"}
+    after, before = rows(lambda q: q.instance.gold), rows(text_of)
+    found = results.results(setting, after, before, "before")
+    earlier = results.results(setting, before, None, "")["figures"]
+    assert set(found["differences"]) == {"all", "paradigm", "category", "family", "place", "template"}
+    for what, groups in found["differences"].items():
+        assert groups.keys() == found["figures"][what].keys()
+        for name, of in groups.items():
+            for measure, difference in of.items():
+                now, then = (f[what][name][measure]["value"] for f in (found["figures"], earlier))
+                assert difference["value"] == pytest.approx(now - then), (what, name, measure)
+    same = results.results(setting, before, before, "before")["differences"]
+    widths = [e["high"] - e["low"] for groups in same.values() for of in groups.values() for e in of.values()]
+    assert len(widths) > 50 and not any(widths), "unpaired they would have a width"
+    assert "Less those of before, paired by instance:" in results.summary(found)

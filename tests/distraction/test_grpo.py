@@ -286,14 +286,21 @@ def test_the_gradient_of_a_models_weights_is_that_of_unpacked_answers():
         engine.scorer(TAU, "none", grpo.score), engine.shapes, mesh(), decoder.AXES,
         grpo.objective((0.2, 0.2), "k3", 0.3), steps_of.make_optimizer(**SGD), {},
     )  # fmt: skip
-    grads, loss = steps.zeros(), 0.0
-    for update in updates:
-        grads, sums = steps.micro(weights, grads, update, {})
-        loss += float(sums["loss"])
+
+    def gradient_at(params):
+        grads, loss = steps.zeros(), 0.0
+        for update in updates:
+            grads, sums = steps.micro(params, grads, update, {})
+            loss += float(sums["loss"])
+        return grads, loss
 
     advantages = np.array([8, -7, -1]) / 15 / (math.sqrt(114 / 450) + 1e-4)
-    parts = [plain(weights, reference_weights, *of) for of in zip(answers, sampler, advantages, strict=True)]
-    assert loss == pytest.approx(sum(float(value) for value, _ in parts) / 9, rel=1e-4)
-    gradient = jax.tree.map(lambda *x: sum(x) / 9, *(g for _, g in parts))
-    for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-4 * np.abs(want).max())
+    params = weights
+    for _ in range(2):  # in the second update on the same answers rho is still against the policy that sampled
+        grads, loss = gradient_at(params)
+        parts = [plain(params, reference_weights, *of) for of in zip(answers, sampler, advantages, strict=True)]
+        assert loss == pytest.approx(sum(float(value) for value, _ in parts) / 9, rel=1e-4)
+        gradient = jax.tree.map(lambda *x: sum(x) / 9, *(g for _, g in parts))
+        for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-4 * np.abs(want).max())
+        params = jax.tree.map(lambda x, g: x - 0.1 * np.asarray(g), params, gradient)

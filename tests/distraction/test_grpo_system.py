@@ -58,6 +58,7 @@ def test_a_group_has_one_question_and_its_better_answers_more_weight(monkeypatch
     weight = sum(float(u.weight_RS.sum()) for u in experience.updates)
     assert weight == pytest.approx(experience.metrics["response_tokens"] / (N * G * T))
     assert sorted(name for part in experience.samples for name in part) == sorted(names)
+    assert experience.epochs == 1 and collect(lambda i: i % G, epochs=3)[0].epochs == 3
 
 
 def test_groups_without_spread_train_nothing_and_are_counted():

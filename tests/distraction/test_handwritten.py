@@ -1,6 +1,6 @@
 """Answers written by hand, before the rubric was run on them: right paraphrases pass, subtle failures fail.
 
-The author of batch 1 had not read the rubric; that of batch 2 had, and had not written it.
+The author of batch 1 had not read the rubric; those of batches 2 and 3 had, and had not written it.
 """
 
 import collections

@@ -41,6 +41,8 @@ def test_models_are_scored_once_and_no_batch_changes_a_row(tmp_path, monkeypatch
     monkeypatch.setattr(margin, "likelihoods", lambda *_: pytest.fail("a model that is done is scored again"))
     assert run(out, "random:llama,random:llama:2") == 0
     assert (out / "models.png").is_file() and len(list(out.glob("*/margin.png"))) == 2
+    assert run(out, "random:llama,random:llama") == 2
+    assert "--models=random:llama,random:llama: allowed is each model once" in capsys.readouterr().err
     assert run(out, "random:llama", "--paradigms=single") == 2
     assert "holds the answers of another evaluation: questions was" in capsys.readouterr().err
     monkeypatch.undo()

@@ -63,6 +63,8 @@ def test_without_a_reference_there_is_no_run():
     [
         ({"grpo__shuffle_rewards": True}, "a control, in which nothing can be learnt"),
         ({"grpo__redraws": 2}, "draws no group again"),
+        ({"grpo__clip": (0.2, 0.28)}, r"'dr_grpo' is published with (0.2, 0.2)"),
+        ({"grpo__variant": "dapo", "grpo__redraws": 2}, "'dapo' is published with (0.2, 0.28)"),
         ({"optim__warmup_steps": 5}, "is not reached in 4 updates"),
         ({"eval__every": 0}, "no step is kept for being the best"),
     ],
