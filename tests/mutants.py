@@ -1344,11 +1344,8 @@ def main(words: Sequence[str]) -> int:
             passed, failed = ("SURVIVED", "caught") if job.mutant else ("pass", "FAIL")
             verdict = {0: passed, 1: failed}.get(code, f"NOT RUN ({code})")
             what, test = (job.mutant.what, job.mutant.test) if job.mutant else ("the unbroken code", "")
-            seconds = time.monotonic() - job.clock
-            print(
-                f"{done:3d}/{len(mutants) + 1} {verdict:9s} {seconds:5.1f} s  {what:50s} {test.rpartition('::test_')[2]}",
-                flush=True,
-            )
+            how, seconds = test.rpartition("::test_")[2], time.monotonic() - job.clock
+            print(f"{done:3d}/{len(mutants) + 1} {verdict:9s} {seconds:5.1f} s  {what:50s} {how}", flush=True)
             if verdict not in ("caught", "pass"):
                 bad += 1
                 print((job.place / OUTPUT).read_text(encoding="utf-8", errors="replace"), flush=True)
