@@ -25,7 +25,7 @@ from pathlib import Path
 
 from absl import flags
 
-from camopd_jax import cli, remote, templates
+from camopd_jax import cli, remote
 
 OF_OURS = ("max_new_tokens", "temperature")
 OF_LM_EVAL = ("include_path", "num_fewshot", "apply_chat_template", "gen_kwargs", "max_length")
@@ -36,7 +36,7 @@ OF_SERVERS = ("key_variable", "concurrency", "timeout", "retries", "price_in", "
 
 def main(argv: list[str]) -> int:
     from camopd_jax.distraction import evaluation
-    from camopd_jax.evals import letters
+    from camopd_jax.evals import answering, letters
 
     values = flags.FlagValues()
 
@@ -58,24 +58,14 @@ def main(argv: list[str]) -> int:
     define(flags.DEFINE_integer, "limit", None, "The first so many items of each task, to try it out (default: all).")
     define(flags.DEFINE_integer, "num_fewshot", None, "Examples in front of each item (default: as the task has it).")
     define(flags.DEFINE_bool, "apply_chat_template", False, "Put items as chat turns.")
-    define(flags.DEFINE_enum, "thinking", "template", ["template", "on", "off"], "What the chat template is told.")
-    define(flags.DEFINE_string, "date", "2026-01-01", "Today, for a chat template that asks, so that results stay.")
-    define(
-        flags.DEFINE_string, "think_end_token", "</think>", "An answer begins after the last of these; '': is whole."
-    )
     define(flags.DEFINE_string, "gen_kwargs", None, "Over those of the tasks: max_gen_toks=512,temperature=0.6,...")
-    define(flags.DEFINE_integer, "batch_size", 16, "Rows of a batch, over all devices.")
     define(
         flags.DEFINE_integer,
         "max_length",
         None,
         "Tokens of prompt and answer (default: as many as the model was made for).",
     )
-    define(flags.DEFINE_enum, "dtype", "float32", ["float32", "bfloat16"], "Of weights and activations.")
-    define(flags.DEFINE_integer, "tensor", 1, "Devices that share heads, MLP and vocabulary; the others hold copies.")
-    define(flags.DEFINE_integer, "seed", 0, "Of sampled answers.")
-    define(flags.DEFINE_integer, "max_new_tokens", None, "Of an answer (distractionif: 128; letters: 4096).")
-    define(flags.DEFINE_float, "temperature", 0.0, "Of answers; 0 is greedy.")
+    answering.define(values, f"distractionif: {evaluation.TOKENS}; letters: {letters.TOKENS}")
     evaluation.define(values)
     letters.define(values)
 
@@ -84,11 +74,10 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"unknown argument {rest[0]!r}: arguments are written --NAME=VALUE, see --help")
         if not values.tasks:
             raise ValueError("--tasks is missing: names of tasks, with commas between them; --tasks=list lists them")
-        for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1), ("tensor", 1)):
+        for name, least in (("limit", 1), ("num_fewshot", 0)):
             if values[name].value is not None and values[name].value < least:
                 raise ValueError(f"--{name}={values[name].value}: allowed is a whole number, {least} or more")
-        if not templates.is_date(values.date):
-            raise ValueError(f"--date={values.date}: allowed is a day as in 2026-01-01")
+        answering.check(values)
         if values.include_path is not None and not Path(values.include_path).is_dir():
             raise ValueError(f"--include_path={values.include_path}: there is no such directory")
         ours = _ours(values)
@@ -166,17 +155,13 @@ def _source(given: str | None) -> str:
 
 
 def _withheld(given: str) -> str:
-    """Why the answers are not written: a run that learned licensed texts can recite them in any; "": they are."""
-    from camopd_jax import licensed, workdirs
+    """Why the answers are not written; "": they are."""
+    from camopd_jax import workdirs
 
-    place = Path(given.removeprefix("path:")).expanduser()
-    for workdir in (place, place.parent):  # of its export/
-        if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
-            data = workdirs.read_record(workdir)["config"].get("data", {})
-            licence = licensed.Licence(frozenset(data.get("licensed", ())), frozenset(data.get("licensed_shown", ())))
-            if not licence.allows_response("", "answers"):
-                return "the answers are left out: the run has data.licensed, and no 'responses' in data.licensed_shown"
-    return ""
+    may = workdirs.may_show_answers(given)
+    return (
+        "" if may else "the answers are left out: the run has data.licensed, and no 'responses' in data.licensed_shown"
+    )
 
 
 def _task_manager(include_path: str | None):

@@ -93,6 +93,8 @@ TOP = (
     "cli",
     "experiment",
     "remote",
+    "acting",
+    "published",
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from camopd_jax import sharding
-from camopd_jax.chat import Chat
+from camopd_jax import sharding, templates
+from camopd_jax.chat import THINKING, Chat
 from camopd_jax.data import Prompt
 from camopd_jax.endpoint import Endpoint, each
 from camopd_jax.engine import Policy
@@ -32,6 +32,32 @@ class How:
     max_new_tokens: int
     temperature: float  # 0: greedy
     think_end: str  # an answer begins after the last of these; "": it is whole
+
+
+def define(values: flags.FlagValues, tokens: str) -> None:
+    """Define the flags that say how a model answers; `tokens` are in words, of those at most."""
+
+    def flag(kind, name, *rest):
+        kind(name, *rest, flag_values=values)
+
+    flag(flags.DEFINE_enum, "thinking", "template", list(THINKING), "What the chat template is told.")
+    flag(flags.DEFINE_string, "date", "2026-01-01", "Today, for a chat template that asks, so that results stay.")
+    flag(flags.DEFINE_string, "think_end_token", "</think>", "An answer begins after the last of these; '': is whole.")
+    flag(flags.DEFINE_integer, "batch_size", 16, "Rows of a batch, over all devices.")
+    flag(flags.DEFINE_enum, "dtype", "float32", ["float32", "bfloat16"], "Of weights and activations.")
+    flag(flags.DEFINE_integer, "tensor", 1, "Devices that share heads, MLP and vocabulary; the others hold copies.")
+    flag(flags.DEFINE_integer, "seed", 0, "Of sampled answers.")
+    flag(flags.DEFINE_integer, "max_new_tokens", None, f"Of an answer ({tokens}).")
+    flag(flags.DEFINE_float, "temperature", 0.0, "Of answers; 0 is greedy.")
+
+
+def check(values: flags.FlagValues) -> None:
+    """Raise ValueError if one of those that are for every task has a value that is not allowed."""
+    for name in ("batch_size", "tensor"):
+        if values[name].value < 1:
+            raise ValueError(f"--{name}={values[name].value}: allowed is a whole number, 1 or more")
+    if not templates.is_date(values.date):
+        raise ValueError(f"--date={values.date}: allowed is a day as in 2026-01-01")
 
 
 def how(values: flags.FlagValues, tokens: int) -> How:

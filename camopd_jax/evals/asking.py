@@ -58,12 +58,19 @@ def prepare(out: Path, setting: Mapping[str, object]) -> None:
 
 
 def answered(out: Path) -> list[dict]:
-    """The rows that are kept; one that was cut short by a kill is left out.
+    """The rows that are kept; raises as `whole`."""
+    return whole(out / ANSWERS, ("id", "passed"), "delete the line, and its question is asked again")
+
+
+def whole(file: Path, names: Sequence[str], then: str) -> list[dict]:
+    """The rows of a file of JSON lines, if it is there; one that was cut short by a kill is left out.
+
+    Args:
+      names: that each row has; then: what to do where one is damaged.
 
     Raises:
       ValueError: if a line before the last is damaged.
     """
-    file = out / ANSWERS
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
@@ -71,8 +78,8 @@ def answered(out: Path) -> list[dict]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or "id" not in row or "passed" not in row:
-            raise ValueError(f"{file}:{number} is damaged; delete the line, and its question is asked again")
+        if not isinstance(row, dict) or not all(name in row for name in names):
+            raise ValueError(f"{file}:{number} is damaged; {then}")
         rows.append(row)
     return rows
 

@@ -42,9 +42,9 @@ _LINKS = frozenset("because since as which due based given is with and or but fo
 # Species, of which the genus is mostly one letter.
 _EPITHETS = frozenset(
     "albicans anthracis aureus baumannii botulinum burgdorferi capsulatum cereus coli dermatitidis difficile "
-    "diphtheriae ducreyi faecalis faecium fragilis fumigatus henselae histolytica immitis influenzae jejuni lamblia latum "
-    "lumbricoides neoformans perfringens pertussis psittaci pylori quintana scapularis tetani trachomatis tularensis "
-    "vaginalis".split()
+    "diphtheriae ducreyi faecalis faecium fragilis fumigatus henselae histolytica immitis influenzae jejuni lamblia "
+    "latum lumbricoides neoformans perfringens pertussis psittaci pylori quintana scapularis tetani trachomatis "
+    "tularensis vaginalis".split()
 )
 _NO_END = "<think>"  # without its end: the answer was cut before it began
 

@@ -149,14 +149,8 @@ def results(setting: Mapping, judged_rows: Sequence[Mapping]) -> dict:
         "no_letter": [row["said"] is None for row in judged_rows],
         "cut": [row["cut"] for row in judged_rows],
     }
-    figures = {name: figure(x) for name, x in measures.items()}
+    figures = {name: suite.figure(x) for name, x in measures.items()}
     return {"setting": dict(setting), "task": setting["task"], "figures": figures}
-
-
-def figure(x: Sequence[float]) -> dict:
-    """Mean, number and standard error of the mean; of one figure there is none."""
-    measure = suite.mean_of(x)
-    return {"value": measure.value(), "n": len(x), "stderr": measure.stderr() if len(x) > 1 else None}
 
 
 def summary(task: Task, found: Mapping) -> str:
