@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from camopd_jax import endpoint, lock, metrics
+from camopd_jax import endpoint, lock, metrics, shown
 from camopd_jax.acting import judging, prompts, scenes, simulation
 from camopd_jax.acting.scenes import Scene
 from camopd_jax.acting.simulation import Cast, Played
@@ -148,7 +148,10 @@ def script(chosen: Sequence[Scene], played: Played) -> str:
     parts = ["# Played scenes"]
     for scene in chosen:
         parts.append(f"## {scene.id}".replace("\n", " "))
-        parts += ["\n".join(f"    {line}" for line in f"{t.speaker}: {t.text}".split("\n")) for t in played[scene.id]]
+        parts += [
+            "\n".join(f"    {line}" for line in shown.visible(f"{t.speaker}: {t.text}").split("\n"))
+            for t in played[scene.id]
+        ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -9,6 +9,7 @@ from camopd_jax.acting.scenes import ENVIRONMENT, Scene
 END = "<END CHAT>"
 START = "===Conversation Start==="
 DIRECTOR = "Director"
+SILENT = "(silence)"
 WORDS = 60  # of a character's turn
 
 _THOUGHT = re.compile(r"\[.*?\]", re.DOTALL)
@@ -83,8 +84,8 @@ def messages(scene: Scene, turns: Sequence[Turn], who: str, names: Sequence[str]
         heard = turn.text.strip() if turn.speaker == ENVIRONMENT else without_thoughts(turn.text)
         if turn.speaker == who:
             told.append(("assistant", turn.text.strip()))
-        elif heard:
-            told.append(("user", named(turn.speaker, heard)))
+        else:
+            told.append(("user", named(turn.speaker, heard or SILENT)))
         if who == DIRECTOR:
             told.append(("assistant", turn.next))
     if who == DIRECTOR and turns:
@@ -95,4 +96,6 @@ def messages(scene: Scene, turns: Sequence[Turn], who: str, names: Sequence[str]
             merged[-1]["content"] += f"\n\n{text}"
         elif text:
             merged.append({"role": role, "content": text})
+    if merged[-1]["role"] == "assistant":  # nobody else is there to answer
+        merged.append({"role": "user", "content": SILENT})
     return [{"role": "system", "content": system(scene, who, names)}, *merged]

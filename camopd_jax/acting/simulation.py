@@ -100,7 +100,7 @@ def _speaker(scene: Scene, turns: Sequence[Turn]) -> str:
 def _by_player(scenes: Sequence[Scene], played: Played, cast: Cast) -> list[tuple[Answer, list[Scene]]]:
     """The scenes that wait for the environment, and those that wait for a character."""
     waiting = [s for s in scenes if _speaker(s, played[s.id]) == ENVIRONMENT]
-    acting = [s for s in scenes if s not in waiting]
+    acting = [s for s in scenes if _speaker(s, played[s.id]) != ENVIRONMENT]
     return [(answer, some) for answer, some in ((cast.environment, waiting), (cast.actor, acting)) if some]
 
 

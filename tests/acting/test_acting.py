@@ -59,6 +59,16 @@ def test_the_director_sees_its_own_choices_and_no_thoughts():
     assert "Environment" not in prompts.system(LEAR, DIRECTOR, LEAR.characters)
 
 
+def test_silence_is_told_so_that_the_last_word_is_never_ones_own():
+    silent = [Turn("Fool", "Uncle!", "King Lear"), Turn("King Lear", "[It stings.]", "Fool")]
+    fool, director = (prompts.messages(LEAR, silent, who, NAMES) for who in ("Fool", DIRECTOR))
+    assert fool[-1] == director[-1] == {"role": "user", "content": f"King Lear: {prompts.SILENT}"}
+    alone = prompts.messages(LEAR, silent[:1], "Fool", ("Fool",))
+    assert alone[-1] == {"role": "user", "content": prompts.SILENT}
+    empty = prompts.messages(LEAR, [Turn("Fool", "", "King Lear")], "Fool", NAMES)
+    assert [m["role"] for m in empty] == ["system", "user"]
+
+
 @pytest.mark.parametrize(
     "answer, turns, expected",
     [
