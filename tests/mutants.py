@@ -79,6 +79,8 @@ HANDWRITTEN = "tests/distraction/test_handwritten.py::test_"
 OPERATIONS = "tests/distraction/test_operations.py::test_"
 LONG = GOLDEN + "_up_to_position_32767"
 CHECKPOINT, RESUME = "tests/test_checkpoint.py::test_", "tests/test_resume.py::test_"
+CHOICES, LETTERS = "tests/evals/test_choices.py::test_", "tests/evals/test_letters.py::test_"
+ACTING, PUBLISHED = "tests/acting/test_acting.py::test_", "tests/test_published.py::test_"
 DRIFT, LOCK = "tests/test_workdirs.py::test_", "tests/test_lock.py::test_"
 LOGS, LOOP = "tests/test_metrics.py::test_", "tests/test_loop.py::test_"
 WRITING = "tests/models/test_writing.py::test_"
@@ -1274,6 +1276,56 @@ MUTANTS = [
            PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),
     Mutant("prepare: who speaks next is a prompt", "prepare/apart.py", "if not named:", "if True:",
            PREPARE + "the_longest_conversations_are_prompts_and_share_nothing_with_the_rest"),
+    Mutant("letters: the first statement counts", "evals/choices.py", "found = max(((place", "found = min(((place",
+           CHOICES + "of_four"),
+    Mutant("letters: one of several counts", "evals/choices.py", '        return ""\n', "        return first\n",
+           CHOICES + "of_four"),
+    Mutant("letters: the last of two that are correct counts", "evals/choices.py", '"" if m["other"] else m["letter"]',
+           'm["letter"]', CHOICES + "of_four"),
+    Mutant("letters: what is denied is said", "evals/choices.py", "return bool(_DENIED.search(",
+           "return bool(None and _DENIED.search(", CHOICES + "of_four"),
+    Mutant("letters: A is never an article", "evals/choices.py", 'said == "A" and not word[1][0].isupper()', "False",
+           CHOICES + "of_four"),
+    Mutant("letters: a is never an article", "evals/choices.py", "if said.islower() and", "if False and",
+           CHOICES + "of_four"),
+    Mutant("letters: I is never a pronoun", "evals/choices.py", 'said == "I" or', "False or", CHOICES + "of_ten"),
+    Mutant("letters: species are letters", "evals/choices.py", "species and species[1] in _EPITHETS", "False",
+           CHOICES + "of_four"),
+    Mutant("letters: an answer that was cut in its thoughts counts", "evals/choices.py", "if _NO_END in text:",
+           "if False:", CHOICES + "of_four"),
+    Mutant("letters: a letter that is no option counts", "evals/choices.py", "found and found in letters", "found",
+           CHOICES + "of_four"),
+    Mutant("letters: any line of a list counts", "evals/choices.py", "if len(begun) == 1:", "if begun:",
+           CHOICES + "of_four"),
+    Mutant("letters: any letter is right", "evals/letters.py", '"passed": said == item.right',
+           '"passed": said is not None', LETTERS + "right_wrong_and_no_letter"),
+    Mutant("letters: the options are asked twice", "evals/letters.py", "question.partition(CHOICES)[0]", "question",
+           LETTERS + "what_is_asked"),
+    Mutant("letters: an answered question is asked again", "evals/asking.py",
+           "missing = [q for q in questions if q.id not in rows]", "missing = list(questions)",
+           LETTERS + "a_server_is_asked_once_and_its_thoughts_are_no_answer"),
+    Mutant("acting: more turns cost more", "acting/judging.py", "- ALLOWED * turns", "+ ALLOWED * turns",
+           ACTING + "points_by_hand"),
+    Mutant("acting: points may pass a hundred", "acting/judging.py", "min(100.0, 100 - POINTS",
+           "min(999.0, 100 - POINTS", ACTING + "points_by_hand"),
+    Mutant("acting: turns of the environment count", "acting/judging.py", "turn.speaker != ENVIRONMENT for", "True for",
+           ACTING + "a_judge_sees_both_conversations_without_thoughts_and_its_flaws_cost"),
+    Mutant("acting: any severity is allowed", "acting/judging.py", 'if not 1 <= flaw["severity"]',
+           'if 1 > flaw["severity"]', ACTING + "a_judge_sees_both_conversations_without_thoughts_and_its_flaws_cost"),
+    Mutant("acting: thoughts are heard", "acting/prompts.py", '_THOUGHT.sub("", text)', "text",
+           ACTING + "a_character_knows_its_own_thoughts_and_no_others"),
+    Mutant("acting: motives are known to all", "acting/prompts.py", 'scene.motivations.get(who, "")',
+           "str(scene.motivations)", ACTING + "a_character_knows_its_own_thoughts_and_no_others"),
+    Mutant("acting: a scene may end at once", "acting/simulation.py", "said == END and len(turns) >= FEWEST",
+           "said == END", ACTING + "who_is_next"),
+    Mutant("acting: who spoke may speak again", "acting/simulation.py", "if said in names and said != last:",
+           "if said in names:", ACTING + "who_is_next"),
+    Mutant("acting: a lost turn is not noticed", "acting/simulation.py", 'turns is None or row["turn"] != len(turns)',
+           "turns is None", ACTING + "a_killed_play_goes_on_where_it_stopped"),
+    Mutant("paper: errors of an average add up", "published.py", "math.sqrt(sum(e * e for e in errors))", "sum(errors)",
+           PUBLISHED + "averages_by_hand"),
+    Mutant("paper: letters are not points of a hundred", "published.py", '["accuracy"], 100)', '["accuracy"], 1)',
+           PUBLISHED + "results_of_each_kind_are_points_of_a_hundred"),
 ]
 # fmt: on
 

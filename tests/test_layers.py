@@ -23,6 +23,7 @@ LEVELS = (
         "lock",
         "models",
         "icd10",
+        "medical",
         "sources",
         "wire",
         "endpoint",
@@ -93,6 +94,8 @@ TOP = (
     "experiment",
     "remote",
     "prepare",
+    "acting",
+    "published",
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 

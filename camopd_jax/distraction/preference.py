@@ -14,10 +14,10 @@ from absl import flags
 from camopd_jax import lock, metrics, sharding, shown
 from camopd_jax.chat import Chat, encode_answers
 from camopd_jax.data import Prompt
-from camopd_jax.distraction import answering, asking, chosen, margin, questions, results
+from camopd_jax.distraction import chosen, margin, questions, results
 from camopd_jax.distraction import margin_drawing as drawing
 from camopd_jax.distraction.questions import Question
-from camopd_jax.evals import likelihood
+from camopd_jax.evals import answering, asking, likelihood
 from camopd_jax.models import load, lora
 from camopd_jax.models.conversion import cache_dir
 from camopd_jax.packing import PackShape
@@ -36,7 +36,7 @@ def run(values: flags.FlagValues, out: Path, sources: Sequence[str]) -> None:
     paradigms = chosen.some_of("paradigms", values.paradigms, chosen.PARADIGMS)
     name, instances = chosen.instances(values, values.limit)
     asked = questions.questions(instances, paradigms, ["distracted"])
-    setting = {"instances": name, "questions": asking.digest(asked), "dtype": values.dtype,
+    setting = {"instances": name, "questions": questions.digest(asked), "dtype": values.dtype,
                "thinking": values.thinking, "date": values.date}  # fmt: skip
     if values.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on every backend

@@ -1,5 +1,7 @@
 """What a model is asked of the instances, and what of its answers is kept: the rows that every table is made of."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +31,15 @@ class Question:
 def questions(instances: Iterable[Instance], paradigms: Sequence[str], controls: Sequence[str]) -> list[Question]:
     """All of them, an instance's together."""
     return [Question(x, p, c) for x in instances for p in paradigms for c in controls]
+
+
+def digest(questions: Sequence[Question]) -> str:
+    """Sixteen hex digits of what is asked, of how it is judged, and of the two outputs that are known."""
+    found = hashlib.sha256()
+    for question in questions:
+        x = question.instance
+        found.update(json.dumps([question.id, question.messages, x.rubric, x.gold, x.bad]).encode())
+    return found.hexdigest()[:16]
 
 
 def judged(question: Question, answer: str) -> dict:

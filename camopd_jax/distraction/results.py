@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from camopd_jax import metrics, shown
-from camopd_jax.distraction import asking, scoring
+from camopd_jax.distraction import scoring
 from camopd_jax.distraction.intervals import Estimate
+from camopd_jax.evals import asking
 
 RESAMPLES, SEED = 2000, 0  # of the intervals
 ALL = "all"

@@ -47,6 +47,12 @@ def mean_of(x: Sequence[float]) -> Measure:
     return Measure(numerator, np.ones_like(numerator))
 
 
+def figure(x: Sequence[float]) -> dict:
+    """Mean, number and standard error of the mean; of one figure there is none."""
+    measure = mean_of(x)
+    return {"value": measure.value(), "n": len(x), "stderr": measure.stderr() if len(x) > 1 else None}
+
+
 @dataclass(frozen=True)
 class Task:
     """Prompts of one held-out task, encoded."""

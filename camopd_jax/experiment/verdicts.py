@@ -8,39 +8,10 @@ from camopd_jax import comparison, rules
 from camopd_jax.comparison import Difference
 from camopd_jax.evals.suite import Line
 from camopd_jax.experiment.results import Results, higher_is_better
+from camopd_jax.published import averages
 
 RESAMPLES = 10_000
-# Averages of arXiv 2605.27115 (general, domain), by scenario; the sweep was made for role-play.
-PUBLISHED = {
-    "medical": {
-        "camopd": (45.84, 54.71),
-        "no_selection": (44.94, 54.61),
-        "no_scaling": (44.63, 54.59),
-        "mix": (43.19, 54.55),
-        "vanilla_mopd": (42.29, 54.79),
-        "relaxed_opd": (43.35, 55.03),
-        "selectkd": (43.34, 54.65),
-        "off_policy_kd": (41.78, 53.82),
-    },
-    "roleplay": {
-        "camopd": (49.07, 45.00),
-        "no_selection": (47.21, 43.46),
-        "no_scaling": (46.51, 42.60),
-        "mix": (46.10, 42.00),
-        "vanilla_mopd": (43.78, 42.86),
-        "relaxed_opd": (45.26, 43.28),
-        "selectkd": (44.76, 41.79),
-        "off_policy_kd": (42.12, 40.31),
-        "3-1_r2_rho0.8": (49.07, 45.00),
-        "1-1_r2_rho0.8": (47.64, 43.93),
-        "5-1_r2_rho0.8": (48.53, 43.86),
-        "3-1_r1_rho0.6": (46.03, 44.45),
-        "3-1_r1_rho0.8": (46.09, 44.01),
-        "3-1_r2_rho0.6": (47.72, 44.56),
-        "3-1_r3_rho0.6": (47.03, 44.70),
-        "3-1_r3_rho0.8": (47.89, 44.54),
-    },
-}
+PUBLISHED = averages()  # the sweep was made for role-play
 CHAIN = ("camopd", "no_selection", "no_scaling", "mix")  # each removes one part of the one before
 BASELINES = ("vanilla_mopd", "relaxed_opd", "selectkd", "off_policy_kd")
 OF_PAPER = {"better": "holds", "worse": "reversed", "not told apart": "not told apart"}

@@ -8,16 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from camopd_jax import medical
+
 NEMOTRON_NAME = "hf:nvidia/Nemotron-Post-Training-Dataset-v1"
 PLACEHOLDER = "-"  # stands for a question that may not be given away
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 LAST_SPEAKER = "<END CHAT>"  # ends a conversation of CoSER in which a model says who speaks next
-CAREFUL = (
-    "You are a careful medical assistant. Weigh the findings before you decide, rely on established medical knowledge, "
-    "and say where something is uncertain."
-)
-ASK_LETTER = 'Reason step by step. Then end with a line "Answer: X", where X is the letter of your choice.'
-ASK_OPEN = 'Reason step by step. Then end with a line that begins with "Answer:" and gives your final answer.'
 LETTERED = re.compile(r"^[ \t]*\(?A[.):].*^[ \t]*\(?B[.):]", re.MULTILINE | re.DOTALL)
 # What Qwen's chat templates tell a model of its tools, which the rows of a prompt file have no place for.
 TOOLS = """# Tools
@@ -128,15 +124,13 @@ def whole_prompt(row: dict) -> Messages:
 
 
 def _medical(text: str, options: str) -> Messages:
-    ask = ASK_LETTER if LETTERED.search(options or text) else ASK_OPEN
-    user = "\n\n".join(part for part in (text.strip(), options, ask) if part)
-    return [{"role": "system", "content": CAREFUL}, {"role": "user", "content": user}]
+    ask = medical.ASK_LETTER if LETTERED.search(options or text) else medical.ASK_OPEN
+    return medical.messages(text, options, ask)
 
 
 def _lines(options: Mapping[str, object]) -> str:
     """A line for each option that has a text."""
-    given = {letter: str(text).strip() for letter, text in sorted(options.items()) if text is not None}
-    return "\n".join(f"{letter}. {text}" for letter, text in given.items() if text)
+    return medical.lines({letter: str(text) for letter, text in options.items() if text is not None})
 
 
 def _parsed(value: object, otherwise: object = None) -> object:

@@ -14,16 +14,16 @@ from fake_server import Answer, serving
 from plain import mesh
 
 from camopd_jax.chat import Chat
-from camopd_jax.distraction import answering, asking, benchmark, questions, results, scoring
-from camopd_jax.distraction.asking import Said
+from camopd_jax.distraction import benchmark, questions, results, scoring
 from camopd_jax.distraction.instance import CONTROLS, PARADIGMS, obeying
 from camopd_jax.engine import Policy
-from camopd_jax.evals import likelihood
+from camopd_jax.evals import answering, asking, likelihood
+from camopd_jax.evals.asking import Said
 from camopd_jax.models import load
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = questions.questions(benchmark.make("dev", 2, 3, "short"), PARADIGMS, CONTROLS)
-SETTING = {"model": "a", "fingerprint": "f", "questions": asking.digest(QUESTIONS)}
+SETTING = {"model": "a", "fingerprint": "f", "questions": questions.digest(QUESTIONS)}
 
 
 def program(name):
@@ -56,22 +56,22 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(tmp_path):
     whole, first, second, third = Model(), Model(parts=3), Model(), Model()
     for out in ("whole", "killed"):
         asking.prepare(tmp_path / out, SETTING)
-    expected = asking.ask(QUESTIONS, whole, tmp_path / "whole", True)
+    expected = asking.ask(QUESTIONS, whole, questions.judged, tmp_path / "whole", True)
     with pytest.raises(KeyboardInterrupt):
-        asking.ask(QUESTIONS, first, tmp_path / "killed", True)
+        asking.ask(QUESTIONS, first, questions.judged, tmp_path / "killed", True)
     with (tmp_path / "killed" / asking.ANSWERS).open("a") as file:
         file.write('{"id": "cut sho')  # by the kill
     asking.prepare(tmp_path / "killed", SETTING)
-    assert asking.ask(QUESTIONS, second, tmp_path / "killed", True) == expected
+    assert asking.ask(QUESTIONS, second, questions.judged, tmp_path / "killed", True) == expected
     assert first.asked + second.asked == [q.id for q in QUESTIONS] and len(first.asked) == 12
     assert asking.answered(tmp_path / "killed") == expected
-    assert asking.ask(QUESTIONS, third, tmp_path / "killed", True) == expected and not third.asked
+    assert asking.ask(QUESTIONS, third, questions.judged, tmp_path / "killed", True) == expected and not third.asked
     assert [row["passed"] for row in expected] == [questions.judged(q, text_of(q))["passed"] for q in QUESTIONS]
 
 
 def test_answers_that_may_not_be_shown_are_judged_and_not_kept(tmp_path):
     asking.prepare(tmp_path / "out", SETTING)
-    rows = asking.ask(QUESTIONS, Model(), tmp_path / "out", False)
+    rows = asking.ask(QUESTIONS, Model(), questions.judged, tmp_path / "out", False)
     assert {row["answer"] for row in rows} == {""} and any(row["passed"] for row in rows)
     assert QUESTIONS[0].instance.bad not in (tmp_path / "out" / asking.ANSWERS).read_text()
 
@@ -93,7 +93,7 @@ def test_another_evaluation_is_refused(tmp_path):
 def test_a_change_of_text_rubric_or_outputs_is_another_benchmark():
     def digest(**changes):
         one = QUESTIONS[0]
-        return asking.digest(
+        return questions.digest(
             [questions.Question(type(one.instance)(**{**vars(one.instance), **changes}), "single", "clean")]
         )
 

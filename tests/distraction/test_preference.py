@@ -11,8 +11,8 @@ import pytest
 from plain import mesh
 
 from camopd_jax.chat import Chat
-from camopd_jax.distraction import answering, benchmark, margin, preference, questions
-from camopd_jax.evals import likelihood
+from camopd_jax.distraction import benchmark, margin, preference, questions
+from camopd_jax.evals import answering, likelihood
 from camopd_jax.models import load
 from camopd_jax.packing import PackShape
 

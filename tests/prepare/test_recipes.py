@@ -5,8 +5,9 @@ import json
 import published
 import pytest
 
+from camopd_jax.medical import ASK_LETTER, ASK_OPEN, CAREFUL
 from camopd_jax.prepare import recipes
-from camopd_jax.prepare.recipes import CAREFUL, Unusable
+from camopd_jax.prepare.recipes import Unusable
 
 USER = {"role": "user", "content": "Wie spät? ⏰"}
 ANSWER = {"role": "assistant", "content": published.ANSWER}
@@ -92,7 +93,7 @@ def medical(text, ask):
     return [{"role": "system", "content": CAREFUL}, {"role": "user", "content": f"{text}\n\n{ask}"}]
 
 
-LETTER, OPEN = recipes.ASK_LETTER, recipes.ASK_OPEN
+LETTER, OPEN = ASK_LETTER, ASK_OPEN
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,24 @@
 """Put questions to a model and keep its judged answers as they come: what was answered is not asked again."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from camopd_jax import metrics
-from camopd_jax.distraction.questions import Question, judged
 
 ANSWERS, SETTING = "answers.jsonl", "setting.json"
+
+
+class Question(Protocol):
+    """What a model is asked."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def messages(self) -> list[dict]: ...
 
 
 class Said(NamedTuple):
@@ -22,15 +30,6 @@ class Said(NamedTuple):
 
 # Answers in parts, as they come: of all the questions, in any order.
 Answer = Callable[[Sequence[Question]], Iterable[list[tuple[Question, Said]]]]
-
-
-def digest(questions: Sequence[Question]) -> str:
-    """Sixteen hex digits of what is asked, of how it is judged, and of the two outputs that are known."""
-    found = hashlib.sha256()
-    for question in questions:
-        x = question.instance
-        found.update(json.dumps([question.id, question.messages, x.rubric, x.gold, x.bad]).encode())
-    return found.hexdigest()[:16]
 
 
 def prepare(out: Path, setting: Mapping[str, object]) -> None:
@@ -59,12 +58,19 @@ def prepare(out: Path, setting: Mapping[str, object]) -> None:
 
 
 def answered(out: Path) -> list[dict]:
-    """The rows that are kept; one that was cut short by a kill is left out.
+    """The rows that are kept; raises as `whole`."""
+    return whole(out / ANSWERS, ("id", "passed"), "delete the line, and its question is asked again")
+
+
+def whole(file: Path, names: Sequence[str], then: str) -> list[dict]:
+    """The rows of a file of JSON lines, if it is there; one that was cut short by a kill is left out.
+
+    Args:
+      names: that each row has; then: what to do where one is damaged.
 
     Raises:
       ValueError: if a line before the last is damaged.
     """
-    file = out / ANSWERS
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
@@ -72,16 +78,27 @@ def answered(out: Path) -> list[dict]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or "id" not in row or "passed" not in row:
-            raise ValueError(f"{file}:{number} is damaged; delete the line, and its question is asked again")
+        if not isinstance(row, dict) or not all(name in row for name in names):
+            raise ValueError(f"{file}:{number} is damaged; {then}")
         rows.append(row)
     return rows
 
 
-def ask(questions: Sequence[Question], answer: Answer, out: Path, keep_text: bool) -> list[dict]:
-    """The rows of all questions (`questions.judged`, with "cut"); those that `out` has are not asked.
+def append(file: Path, rows: Iterable[Mapping]) -> None:
+    """Add rows to a file of JSON lines; on the disk when this returns."""
+    with file.open("ab") as opened:
+        opened.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def ask(
+    questions: Sequence[Question], answer: Answer, judged: Callable[[Question, str], dict], out: Path, keep_text: bool
+) -> list[dict]:
+    """The rows of all questions, each as `judged` makes it, with "cut"; those that `out` has are not asked.
 
     Args:
+      judged: the row of an answer, with "id", "answer" and whether it "passed".
       keep_text: whether rows have the text of the answer, or "" in its place.
     """
     rows = {row["id"]: row for row in answered(out)}
@@ -91,14 +108,11 @@ def ask(questions: Sequence[Question], answer: Answer, out: Path, keep_text: boo
         return [rows[q.id] for q in questions]
     metrics.write_jsonl(out / ANSWERS, list(rows.values()))  # without a last line that was cut short
     progress = metrics.Progress("answering", len(questions), len(questions) - len(missing))
-    with (out / ANSWERS).open("ab") as file:
-        for part in answer(missing):
-            new = [judged(question, said.text) | {"cut": said.cut} for question, said in part]
-            new = new if keep_text else [row | {"answer": ""} for row in new]
-            file.write("".join(json.dumps(row) + "\n" for row in new).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            rows |= {row["id"]: row for row in new}
-            progress.show(len(rows), f"right so far {sum(row['passed'] for row in rows.values()) / len(rows):.3f}")
+    for part in answer(missing):
+        new = [judged(question, said.text) | {"cut": said.cut} for question, said in part]
+        new = new if keep_text else [row | {"answer": ""} for row in new]
+        append(out / ANSWERS, new)
+        rows |= {row["id"]: row for row in new}
+        progress.show(len(rows), f"right so far {sum(row['passed'] for row in rows.values()) / len(rows):.3f}")
     progress.close()
     return [rows[q.id] for q in questions]
