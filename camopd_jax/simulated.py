@@ -1,4 +1,4 @@
-"""A stand-in for a model and its devices, with which a run's own code goes through its steps at full size on any machine.
+"""A stand-in for a model and its devices: with it a run's own code goes through its steps at full size anywhere.
 
 The stand-in has one parameter for each of CLASSES kinds of tokens: log pi(y_t | h_t) is their log-softmax, whatever was
 said before. A row's response, its length first, is drawn from the row's key, as that of a model is. The host's part of
@@ -72,7 +72,7 @@ class Rows:
 
 
 class Sampler(batching.Sampler):
-    """The host's part of sampling, over rows whose responses are scripted. Keeps a record of each rollout in `drawn`."""
+    """The host's part of sampling, over rows whose responses are scripted; `drawn` has a record of each rollout."""
 
     def __init__(self, shape: batching.Shape, mesh: Mesh, stop_id: int, pad_id: int, length: Length):
         self.shape, self._pad, self._stop, self._length = shape, pad_id, stop_id, length

@@ -1,4 +1,4 @@
-"""What a simulation says: what is simulated, what the run's own code did, and what that takes on devices, as planned."""
+"""What a simulation says: what is simulated, what the run's own code did, and what that takes on planned devices."""
 
 from collections.abc import Iterator, Sequence
 
@@ -99,8 +99,8 @@ def priced(run: Run, setup: Setup, on: Devices) -> Iterator[str]:
     hours, n = (rollout + scores + update) / 3600, len(run.steps)
     yield ""
     yield (
-        f"This work on {on.count} x {on.chip.name} at the rates of --dry_run (assumed shares of peaks, not measured): a "
-        f"step's rollout {digits(rollout / n)} s, scores {digits(scores / n)} s, update {digits(update / n)} s; the "
+        f"This work on {on.count} x {on.chip.name} at the rates of --dry_run (assumed shares of peaks, not measured): "
+        f"a step's rollout {digits(rollout / n)} s, scores {digits(scores / n)} s, update {digits(update / n)} s; the "
         f"{n} steps {digits(hours)} hours, {digits(on.count * hours)} device-hours, evaluations aside"
     )
 

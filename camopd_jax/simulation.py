@@ -1,4 +1,4 @@
-"""A recovery at full size whose model is a stand-in (`simulated`): what its own code does, step by step, and when stopped.
+"""A recovery at full size whose model is a stand-in (`simulated`): what its own code does, also when stopped.
 
 Prompts are drawn: as many a branch as the paper has, and their lengths too. What stops the run is real: a signal, or an
 end without warning; what goes on is what goes on after a real stop.

@@ -402,7 +402,7 @@ MUTANTS = [
            SYSTEM + "one_teacher_is_resident_and_read_when_it_is_needed"),
 
     Mutant("packing: source is the token itself", "packing.py",
-           "[end - 1, *range(at, at + response - 1)][:response]", "[*range(at, at + response)]",
+           "np.arange(at - 1, at + response - 1)", "np.arange(at, at + response)",
            PACKING + "a_slot_is_predicted_from_the_token_before_its_label"),
     Mutant("packing: labels shifted", "packing.py",
            "labels[i, here] = answer", "labels[i, here] = np.roll(answer, 1)",
@@ -420,7 +420,7 @@ MUTANTS = [
            "x_BT[self.row_MRS, self.column_MRS]",
            PACKING + "gather_and_scatter_are_inverse_on_the_selected_tokens"),
     Mutant("shared prompts: an answer goes on from the one before it", "packing.py",
-           "[end - 1, *range(at, at + response - 1)]", "[at - 1, *range(at, at + response - 1)]", SEES),
+           "= end - 1  # of the first", "= at - 1  # of the first", SEES),
     Mutant("shared prompts: positions go on over the answers", "packing.py",
            "np.arange(prompt, prompt + response)", "np.arange(prompt, prompt + response) + at - end", SEES),
     Mutant("shared prompts: answers see those before them", "packing.py", "segment += shared", "segment += 0", SEES),
