@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
         from camopd_jax import simulated, simulated_page, simulation  # slow to import
 
         steps = config.steps if values.steps is None else values.steps
+        if steps < 1:
+            raise ValueError(f"--steps={steps}: allowed is a whole number, 1 or more")
         simulation.check(config)
         plans = [simulated_page.planned(config, devices) for devices in values.devices]
         config = simulation.adapted(config, steps)

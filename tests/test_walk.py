@@ -1,7 +1,8 @@
 """The commands of docs/reproduce.md, in its order, on the tiny preset: one that is renamed or broken there fails here.
 
 What a machine of its own would need is put in its place by SUBSTITUTIONS: the tiny preset for the paper's, random
-models for the hub's, files of the same form for data sets, one device for eight. What only sets a machine up is not run.
+models for the hub's, files of the same form for data sets, one device for eight. What only sets a machine
+up is not run.
 """
 
 import json
