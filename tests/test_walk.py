@@ -28,6 +28,12 @@ SUBSTITUTIONS = (
         rf"\1:tiny {SHORT} {RANDOM} {FILES} --config.data.domain.source=path:data/paper/medical.jsonl "
         "--config.data.domain.count=0",
     ),
+    (
+        r"(bin/train.py --config=configs/roleplay.py):paper(?! --dry_run)",
+        rf"\1:tiny {SHORT} {FILES} --config.data.domain.source=path:data/paper/roleplay.jsonl "
+        "--config.data.domain.count=0 --config.specialise.source=path:data/paper/roleplay_sft.jsonl",
+    ),
+    (r" --tensor=8", " --tensor=1"),
     (r"(bin/simulate.py --config=configs/medical.py:paper --devices=\S+)", r"\1 --steps=1"),
     (r"bin/simulate.py --config=configs/medical.py:paper --steps=6 --stops=1,2,4,6",
      "bin/simulate.py --config=configs/medical.py:tiny --steps=4 --stops=1,2,4"),
@@ -72,7 +78,8 @@ def home(tmp_path_factory):
         (home / name).symlink_to(ROOT / name)
     data = home / "data" / "paper"
     data.mkdir(parents=True)
-    for name, ask in (("general", "Name {} things that are green."), ("medical", "Is {} mg of it a high dose?")):
+    asked = {"general": "Name {} things that are green.", "medical": "Is {} mg of it a high dose?"}
+    for name, ask in asked.items() if not (ROOT / "bin" / "prepare.py").exists() else ():
         rows = [{"id": f"{name}-{i}", "messages": [{"role": "user", "content": ask.format(i)}]} for i in range(60)]
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return home
