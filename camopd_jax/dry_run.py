@@ -1,11 +1,12 @@
 """Plan before you pay: what a config would hold and take on devices that need not be here. Loads no model."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from camopd_jax import advice, chips, footprint, forecast, rules
+from camopd_jax import advice, chips, footprint, forecast, room, rules
 from camopd_jax.advice import USABLE, digits, resolve
 from camopd_jax.chips import Devices
 from camopd_jax.footprint import PARTS, Setup
@@ -13,6 +14,7 @@ from camopd_jax.phases import of_recovery
 
 SHORT = 0.25  # of the longest prompts and responses: the second column of times
 GB = 1e9
+DISK = 1e9  # bytes/s, assumed
 
 
 def lines(config: ConfigDict, devices: str | None, compile: bool) -> Iterator[str]:
@@ -36,8 +38,12 @@ def lines(config: ConfigDict, devices: str | None, compile: bool) -> Iterator[st
     setup = resolve(config, on.count)
     if compile:
         table = compiled.table(setup, find())
-    for part in (_header(setup, on), _memory(setup, on), _time(setup, on), advice.lines(setup, on), table):
-        yield from part
+    yield from _header(setup, on)
+    yield from _memory(setup, on)
+    yield from _hosts(setup)
+    yield from _time(setup, on)
+    yield from advice.lines(setup, on)
+    yield from table
 
 
 def _header(setup: Setup, on: Devices) -> Iterator[str]:
@@ -98,6 +104,21 @@ def _memory(setup: Setup, on: Devices) -> Iterator[str]:
     yield (
         f"peak {peak.total / GB:.3g} GB ({peak.name}) of {room / GB:.3g} GB that can be used ({USABLE:.0%} of the "
         f"memory): {state}"
+    )
+
+
+def _hosts(setup: Setup) -> Iterator[str]:
+    config, every = setup.config, setup.config.checkpoint.every
+    idle, saved = room.parked(setup) * setup.mesh.size, room.checkpoint_bytes(setup)
+    yield (
+        f"host memory, of all hosts together: {digits(idle / GB)} GB of teachers that wait, {digits(saved / GB)} GB of "
+        f"a checkpoint on its way; of each host: {digits(footprint.record_bytes(config) / GB)} GB of a step's records"
+    )
+    disk = room.of_run(config, setup.student, Path("nothing is there")).parts
+    yield (
+        f"disk: {math.ceil(config.steps / every)} checkpoints, {digits(disk['checkpoints'] / GB)} GB at a time and "
+        f"{digits(disk['export'] / GB)} GB of export; a checkpoint takes {digits(saved / DISK)} s at an assumed "
+        f"{DISK / GB:g} GB/s, while the next step samples"
     )
 
 

@@ -18,6 +18,7 @@ from camopd_jax.models import decoder, lora
 from camopd_jax.models.attention import BLOCK
 from camopd_jax.models.decoder import DecoderConfig
 
+RECORD = 100  # bytes of a token that was sampled, on the host (bin/simulate.py --lengths=longest measures it)
 MOMENTS = {"adamw": 8, "sgd": 0}  # bytes of a parameter's moments, by optimiser
 PARTS = ("weights", "moments", "gradients", "copies", "teacher", "KV cache", "activations", "gathered")
 
@@ -107,6 +108,15 @@ def kv_bytes(setup: Setup, cfg: DecoderConfig) -> float:
     """Keys and values of one token on one device: 2 x layers x kv_heads x head_dim numbers, the heads over `tensor`."""
     heads = cfg.kv_heads // setup.tensor if cfg.kv_heads % setup.tensor == 0 else cfg.kv_heads
     return 2 * cfg.layers * heads * cfg.head_dim * setup.width
+
+
+def record_bytes(config: ConfigDict) -> float:
+    """Host memory of one step's responses, at most, on each host: about RECORD bytes a place of [B, P + T].
+
+    Tokens, masks, log-probabilities of sampler, student and teacher, gap, credit and weights in float64, packed rows.
+    """
+    rollout = config.rollout
+    return RECORD * rollout.batch_size * (rollout.max_prompt_tokens + rollout.max_new_tokens)
 
 
 def decoded_rows(setup: Setup, prompts: int, at_once: int) -> int:

@@ -150,7 +150,8 @@ def _lay(rollout: Rollout, bins: list[list[list[int]]], shape: PackShape, shared
                 there, here = slice(at, at + response), slice(slot, slot + response)
                 tokens[i, there], segments[i, there], prefix[i, there] = answer, segment, opening
                 positions[i, there] = np.arange(prompt, prompt + response)
-                source[i, here] = [end - 1, *range(at, at + response - 1)][:response]
+                source[i, here] = np.arange(at - 1, at + response - 1)
+                source[i, slot : slot + min(response, 1)] = end - 1  # of the first, the prompt's last token
                 labels[i, here] = answer
                 row[i, here], column[i, here] = b, np.arange(response)
                 at, slot = there.stop, here.stop

@@ -114,37 +114,50 @@ def specialise(read: Inputs, student: Student, workdir: Path) -> Teacher:
 
 def recover(read: Inputs, student: Student, teachers: dict[str, Teacher], workdir: Path) -> Params:
     """Run CaMOPD and return the parameters that trained."""
+    system = system_of(read, student, {name: teacher.policy for name, teacher in teachers.items()})
+    return train(read.config, system, student, teachers[read.config.student].start, workdir)
+
+
+def system_of(read: Inputs, student: Student, policies: dict[str, Policy]) -> System:
+    """CaMOPD with the prompts of a run; policies: of the teachers."""
     config, engine = read.config, read.engine
     c, branches = config.camopd, read.branches
-    frozen = camopd.Teachers({name: teacher.policy for name, teacher in teachers.items()}, c.idle_teachers)
+    frozen = camopd.Teachers(policies, c.idle_teachers)
     shape = camopd.RolloutShape(config.rollout.batch_size, config.rollout.rows_at_once, config.rollout.max_new_tokens)
-    weighed = c.loss == "sampled" and not methods.method_of(c).teacher_answers
     record = records.recorder(
-        engine, tuple(c.weight_band) if weighed else None, config.report.tokens, licensed.of(config)
+        engine, tuple(c.weight_band) if _weighed(config) else None, config.report.tokens, licensed.of(config)
     )
     diagnose = Diagnostics(
         engine, frozen, branches, shape, prompts=config.diagnostics.prompts, seed=config.eval.seed,
         shapes=student.shapes, frozen=student.frozen, whole=student.whole,
     )  # fmt: skip
-    system = System(
+    return System(
         camopd.collector(
             engine, frozen, branches, c, shape, config.steps, config.seed, student.whole, record, config.report.rollouts
         ),
         camopd.evaluator(engine, frozen, branches, shape, config.eval.seed, student.whole),
         diagnose,
     )
+
+
+def train(config: ConfigDict, system: System, student: Student, start: Callable[[], Params], workdir: Path) -> Params:
+    """The recovery's updates, or those that are left, and the parameters that trained; start: places the first ones."""
     wanted = loop.Plan(
         "recover", config.steps, config.eval.every, config.checkpoint.every, config.diagnostics.every,
-        guards.limits_of(config.guard, surrogate=weighed),
+        guards.limits_of(config.guard, surrogate=_weighed(config)),
     )  # fmt: skip
     with checkpoints_of(config, workdir) as checkpoints:
         if checkpoints.latest() != config.steps and hosts.writer():
             (workdir / "evaluation.json").unlink(missing_ok=True)  # of a shorter run, which this one now extends
         state = loop.run(
-            system, recovery_steps(config, student), wanted, workdir, checkpoints, teachers[config.student].start,
-            jax.random.key(config.seed),
-        )  # fmt: skip
+            system, recovery_steps(config, student), wanted, workdir, checkpoints, start, jax.random.key(config.seed)
+        )
     return state.params
+
+
+def _weighed(config: ConfigDict) -> bool:
+    """Whether the tokens of an update have importance weights."""
+    return config.camopd.loss == "sampled" and not methods.method_of(config.camopd).teacher_answers
 
 
 def checkpoints_of(config: ConfigDict, workdir: Path) -> Checkpoints:

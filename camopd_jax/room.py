@@ -187,10 +187,10 @@ def memory(read: Inputs) -> tuple[list[str], list[str]]:
       ValueError: as `check_memory`.
     """
     setup = setup_of(read)
-    return on_devices(setup, of_recovery(setup), _parked(setup))
+    return on_devices(setup, of_recovery(setup), parked(setup))
 
 
-def _parked(setup: Setup) -> float:
+def parked(setup: Setup) -> float:
     """Bytes of the teachers that wait in host memory, for each device."""
     own = footprint.elements(setup.student, setup.mesh)
     idle = {name: footprint.teacher_bytes(setup, name, own) for name in setup.teachers}
@@ -209,6 +209,12 @@ def on_devices(setup: Setup, phases: list[Phase], parked: float) -> tuple[list[s
         found.append(check_memory(phases, min(known, default=None), "device memory"))
         found.append(check_memory([_on_host(setup, len(devices), parked)], host, "host memory"))
     return [line for line, _ in found], [warning for _, warning in found if warning]
+
+
+def checkpoint_bytes(setup: Setup) -> float:
+    """Of one checkpoint: float32 parameters that train, and their moments."""
+    trained = _sizes(setup.student)[0]
+    return (4 + MOMENTS[setup.config.optim.name]) * trained
 
 
 def _on_host(setup: Setup, devices: int, parked: float) -> Phase:

@@ -280,6 +280,7 @@ def _paper(c: ConfigDict) -> None:
     c.eval.max_new_tokens = 4096
     c.eval.max_instruction_tokens = 2048
     c.eval.max_domain_tokens = 4096
+    c.guard.stall_seconds = 14400.0  # the longest step of a simulation takes 9,419 on v5p-16
     c.diagnostics.every = 0
     c.export.dtype = "bfloat16"
 

@@ -85,7 +85,7 @@ DRIFT, LOCK = "tests/test_workdirs.py::test_", "tests/test_lock.py::test_"
 LOGS, LOOP = "tests/test_metrics.py::test_", "tests/test_loop.py::test_"
 WRITING = "tests/models/test_writing.py::test_"
 PREFLIGHT, SELFTEST = "tests/test_preflight.py::test_", "tests/test_selftest.py::test_"
-ROOM = "tests/test_room.py::test_"
+ROOM, SIMULATION = "tests/test_room.py::test_", "tests/test_simulation.py::test_"
 ICD_SCORES, ICD_THRESHOLDS, ICD_VIEW, ICD_CALIBRATION, ICD_DIFFERENCES, ICD_EVIDENCE = (
     f"tests/probias/test_icd_{name}.py::test_"
     for name in ("scores", "thresholds", "view", "calibration", "differences", "evidence")
@@ -411,8 +411,20 @@ MUTANTS = [
            SYSTEM + "one_teacher_is_resident_and_read_when_it_is_needed"),
 
     Mutant("packing: source is the token itself", "packing.py",
-           "[end - 1, *range(at, at + response - 1)][:response]", "[*range(at, at + response)]",
+           "np.arange(at - 1, at + response - 1)", "np.arange(at, at + response)",
            PACKING + "a_slot_is_predicted_from_the_token_before_its_label"),
+    Mutant("simulation: all rows go on until enough have ended", "simulated.py",
+           "int(min(np.sort(left_B)[wanted - 1], last - state.column))", "int(np.sort(left_B)[wanted - 1])",
+           SIMULATION + "the_scripted_rows_are_decoded_as_those_of_the_real_sampler"),
+    Mutant("simulation: a limit is not kept", "simulated.py",
+           "n = min(said, limit)", "n = min(said, self.shape.steps)",
+           SIMULATION + "the_scripted_rows_are_decoded_as_those_of_the_real_sampler"),
+    Mutant("simulation: rows of logs are not compared", "simulation.py",
+           "if a != b", "if a is b", SIMULATION + "a_run_stopped_anywhere_leaves_what_the_undisturbed_one_leaves"),
+    Mutant("plan: a checkpoint without its moments", "room.py",
+           "    return (4 + MOMENTS[setup.config.optim.name]) * trained\n", "    return 4 * trained\n",
+           "tests/test_dry_run.py::test_what_the_hosts_and_the_disk_hold_by_hand"),
+
     Mutant("packing: labels shifted", "packing.py",
            "labels[i, here] = answer", "labels[i, here] = np.roll(answer, 1)",
            PACKING + "a_slot_is_predicted_from_the_token_before_its_label"),
@@ -429,7 +441,7 @@ MUTANTS = [
            "x_BT[self.row_MRS, self.column_MRS]",
            PACKING + "gather_and_scatter_are_inverse_on_the_selected_tokens"),
     Mutant("shared prompts: an answer goes on from the one before it", "packing.py",
-           "[end - 1, *range(at, at + response - 1)]", "[at - 1, *range(at, at + response - 1)]", SEES),
+           "= end - 1  # of the first", "= at - 1  # of the first", SEES),
     Mutant("shared prompts: positions go on over the answers", "packing.py",
            "np.arange(prompt, prompt + response)", "np.arange(prompt, prompt + response) + at - end", SEES),
     Mutant("shared prompts: answers see those before them", "packing.py", "segment += shared", "segment += 0", SEES),

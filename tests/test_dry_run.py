@@ -208,6 +208,29 @@ def test_waves_of_a_rollout():
     assert "DOES NOT FIT" in text and "To make it fit: --config.rollout.rows_at_once=86" in text
 
 
+def test_what_the_hosts_and_the_disk_hold_by_hand():
+    text = page(config("paper"), "v5p-16")
+    parameters, places = 8_190_735_360, 512 * (4096 + 32768)
+    teachers, checkpoint, records = 2 * 2 * parameters / 1e9, 12 * parameters / 1e9, 100 * places / 1e9
+    assert f"of all hosts together: {teachers:.3g} GB of teachers that wait, {checkpoint:.3g} GB" in text
+    assert f"of each host: {records:.3g} GB of a step's records" in text
+    # every tenth of 120 steps; two last ones and the best are kept while one is written
+    export = 2 * parameters / 1e9
+    assert f"disk: 12 checkpoints, {4 * checkpoint:.3g} GB at a time and {export:.3g} GB of export" in text
+    assert "a checkpoint takes 98.3 s at an assumed 1 GB/s" in text
+    alone = page(config("paper", camopd__idle_teachers="reread"), "v5p-16")
+    assert "of all hosts together: - GB of teachers that wait" in alone
+
+
+def test_the_longest_step_of_the_paper_is_no_stall():
+    for devices in ("v5p-16", "h100-8"):
+        on = chips.parse(devices)
+        s = setup("paper", on.count)
+        stages = [stage for stage in forecast.stages(s, 1.0) if stage.name.startswith("recover")]
+        step = sum(stage.seconds(on, "bfloat16") / stage.times for stage in stages)
+        assert 2 * step < s.config.guard.stall_seconds
+
+
 def test_weights_over_fsdp_are_gathered_for_prompts_and_updates_and_stay_while_tokens_are_drawn():
     s = setup("paper", 8, mesh__replica=1, mesh__fsdp=8, mesh__tensor=1)
     others = 2 * 8_190_735_360 * 7 / 8

@@ -166,7 +166,7 @@ def test_devices_with_a_memory_of_their_own_and_their_host(monkeypatch, stats, s
     assert own.startswith("device memory: about ") and says in own and not warnings
     assert host == "host memory: about 4 GB at the fullest (teachers, checkpoint and export), 50 GB there"
     setup = room.setup_of(tiny_run)
-    on_host = room._on_host(setup, 1, room._parked(setup)).parts
+    on_host = room._on_host(setup, 1, room.parked(setup)).parts
     assert on_host["teacher"] == 2 * 4 * WEIGHTS and on_host["copies"] == room.STREAMED + STATE
     stats = {"bytes_limit": 10**5}
     with pytest.raises(ValueError, match=r"device memory: weights, .* alone take .*--dry_run shows"):

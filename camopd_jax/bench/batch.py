@@ -12,15 +12,21 @@ STRETCH = np.arange(8, 50) / 8  # widths of a packed row that are tried, over th
 ROOM = (1.0, 1.1, 1.4, 2.0)  # slots that are tried, over the mean of a full row
 
 
-def heavy(count: int, longest: int, seed: int) -> np.ndarray:
-    """Lengths with a heavy tail and the mean longest / 4: Lomax quantiles of shape 2, cut at the longest.
+def lomax(tail: float | np.ndarray, longest: int) -> int | np.ndarray:
+    """The lengths that a share `tail` of a Lomax law of shape 2 exceeds, cut at the longest; their mean is longest / 4.
 
     With scale s, P(X > x) = (1 + x / s)^-2 and E min(X, m) = s m / (s + m), which is m / 4 for s = m / 3; one in 16 is
-    as long as the longest. Evenly spaced quantiles keep the mean where it should be; the seed draws their order.
+    as long as the longest.
     """
-    tail = 1 - (np.arange(count) + 0.5) / count
-    lengths = np.clip(np.rint(longest / 3 * (tail**-0.5 - 1)), 1, longest).astype(int)
-    return np.random.default_rng(seed).permutation(lengths)
+    return np.clip(np.rint(longest / 3 * (tail**-0.5 - 1)), 1, longest).astype(int)
+
+
+def heavy(count: int, longest: int, seed: int) -> np.ndarray:
+    """Lengths with a heavy tail (`lomax`).
+
+    Evenly spaced quantiles keep the mean where it should be; the seed draws their order.
+    """
+    return np.random.default_rng(seed).permutation(lomax(1 - (np.arange(count) + 0.5) / count, longest))
 
 
 def responses(s: Setting) -> np.ndarray:
