@@ -23,6 +23,7 @@ LEVELS = (
         "lock",
         "models",
         "icd10",
+        "personas",
         "sources",
         "wire",
         "endpoint",
