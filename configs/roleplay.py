@@ -31,11 +31,14 @@ def get_config(preset: str = "small") -> ConfigDict:
 
 
 def _small(c: ConfigDict) -> None:
-    c.rollout.max_prompt_tokens = 168
     c.specialise.steps = 24
     c.specialise.batch_size = 8
     c.specialise.optim.learning_rate = 1e-4
     c.specialise.checkpoint_every = 12
+    c.rollout.max_prompt_tokens = 168
+    c.eval.general_prompts = 40
+    c.eval.instructions = 80
+    c.eval.domain_prompts = 80
     c.eval.max_domain_tokens = 32
 
 
