@@ -8,11 +8,10 @@ from importlib import resources
 
 import numpy as np
 
-from camopd_jax import icd10, sources
+from camopd_jax import icd10, personas, sources
 from camopd_jax.sources import Record
 from camopd_jax.types import Rollout
 
-BUILTIN = ("builtin:general", "builtin:icd10", "builtin:instructions")
 SPLITS = ("train", "heldout")
 Reader = Callable[[str], list[Record]]
 
@@ -45,6 +44,25 @@ class Loaded:
         return replace(self, prompts=left, kept_out=self.kept_out + len(self.prompts) - len(left))
 
 
+def _codings(split: str, count: int, candidates: int, seed: int) -> list[Prompt]:
+    return [
+        Prompt(f"icd10-{split}-{i}", q.messages, q.answer, [{"kind": "icd10_code", "code": q.code}])
+        for i, q in enumerate(icd10.make_questions(split, count, candidates, seed))
+    ]
+
+
+def _dialogues(split: str, count: int, candidates: int, seed: int) -> list[Prompt]:
+    del candidates  # of the other source
+    return [
+        Prompt(f"personas-{split}-{i}", d.messages, d.answer, d.checks)
+        for i, d in enumerate(personas.make_dialogues(split, count, seed))
+    ]
+
+
+MADE = {"builtin:icd10": _codings, "builtin:personas": _dialogues}  # drawn without end, with answers to imitate
+BUILTIN = ("builtin:general", *MADE, "builtin:instructions")
+
+
 def load_prompts(
     source: str, split: str, *, count: int, at_most: bool, candidates: int, seed: int, heldout_share: float,
     read: Reader = sources.read,
@@ -55,9 +73,9 @@ def load_prompts(
     splits of their own (builtin:instructions is held out as a whole, whatever the split). Of another source, whose
     prompts are taken once each, the round(heldout_share * n) whose content has the smallest SHA-256 are held out: no
     prompt is in both splits, and a row that is appended moves at most one other. With heldout_share = 0 both splits
-    are the whole source. `at_most` allows fewer than `count`. `candidates` and `seed` shape the questions of
-    builtin:icd10, which needs a count. `read` reads the rows of a source: a caller that takes several parts of one
-    may remember them.
+    are the whole source. `at_most` allows fewer than `count`. The sources in MADE draw as many prompts as `count` says,
+    by `seed`; `candidates` shapes the questions of builtin:icd10. `read` reads the rows of a source: a caller that
+    takes several parts of one may remember them.
 
     Raises:
       ValueError: if the source is unknown, cannot be read, or holds fewer prompts than asked for.
@@ -89,11 +107,11 @@ def load_conversations(
     Raises:
       ValueError: as `load_prompts`, and if a row or source has nothing to imitate.
     """
-    if source == "builtin:icd10":
+    if source in MADE:
         return _builtin(source, "train", count, at_most, candidates, seed)
     if source in BUILTIN:
         raise ValueError(
-            f"data source {source}: it has no answers to imitate; allowed are builtin:icd10, {sources.FORMS}"
+            f"data source {source}: it has no answers to imitate; allowed are {', '.join(MADE)}, {sources.FORMS}"
         )
     records = _read(source, read)
     held = _held_out(set(_unique(records)), heldout_share, source)
@@ -119,12 +137,8 @@ def content_hash(messages: list[dict]) -> str:
 
 
 def _builtin(source: str, split: str, count: int, at_most: bool, candidates: int, seed: int) -> Loaded:
-    if source == "builtin:icd10":
-        prompts = [
-            Prompt(f"icd10-{split}-{i}", q.messages, q.answer, [{"kind": "icd10_code", "code": q.code}])
-            for i, q in enumerate(icd10.make_questions(split, count, candidates, seed))
-        ]
-        return Loaded(source, split, count, 0, count, prompts)
+    if source in MADE:
+        return Loaded(source, split, count, 0, count, MADE[source](split, count, candidates, seed))
     rows = _asset(f"{source.removeprefix('builtin:')}.jsonl")
     prompts = [
         Prompt(r["id"], r["messages"], checks=r.get("checks", [])) for r in rows if r.get("split", split) == split

@@ -109,7 +109,7 @@ def _examples(config: ConfigDict, read: Reader, branch: str) -> data.Loaded:
     own_heldout = s.source or config.data[branch].heldout
     with licensed.of(config).errors(branch):
         return data.load_conversations(
-            source, count=s.count or (s.steps * s.batch_size if source == "builtin:icd10" else 0), at_most=False,
+            source, count=s.count or (s.steps * s.batch_size if source in data.MADE else 0), at_most=False,
             candidates=config.icd10.candidates, seed=s.seed,
             heldout_share=0.0 if own_heldout else config.data.heldout_share, read=read,
         )  # fmt: skip
@@ -191,7 +191,7 @@ class Encoder:
 
         def task(key, branch, prompts, max_new_tokens):
             encoded = self._encode_heldout(f"eval.{key}", branch, prompts)
-            return suite.Task(encoded.prompts, encoded.tokens, max_new_tokens)
+            return suite.Task(prompts.source, encoded.prompts, encoded.tokens, max_new_tokens)
 
         return suite.Suite(
             general=task("general_prompts", "general", loaded.general, e.max_new_tokens),

@@ -6,6 +6,7 @@ from camopd_jax import licensed
 from camopd_jax.camopd import methods
 from camopd_jax.camopd.select import DEMANDS
 from camopd_jax.camopd.teachers import IDLE
+from camopd_jax.data import MADE
 from camopd_jax.keys import NAME, NAME_WORDS, Keys, check_rows, check_secrets, has
 
 SPECIALISE = "specialise"  # as a teacher's source: the run makes it
@@ -62,7 +63,7 @@ def check_config(config: ConfigDict) -> int:
         keys.need(f"data.{branch}.source", lambda v: isinstance(v, str) and v, "a data source, as 'path:FILE.jsonl'")
         source = config.data[branch].source
         keys.text(f"data.{branch}.heldout")
-        keys.whole(f"data.{branch}.count", least=int(source == "builtin:icd10"))
+        keys.whole(f"data.{branch}.count", least=int(source in MADE))
         keys.need(
             f"data.{branch}.heldout", lambda v, source=source: v != source,
             "another source than data.BRANCH.source, which is the source of its training prompts too, or ''",

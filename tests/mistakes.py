@@ -68,6 +68,7 @@ CHECKS = {  # in every row, as held-out prompts alone are checked
     "checks.jsonl": {"kind": "max_word", "n": 20},
     "check_void.jsonl": {"kind": "mentions_any", "words": []},
     "check_words.jsonl": {"kind": "mentions_any", "words": [38]},
+    "check_criterion.jsonl": {"kind": "max_words", "n": 20, "criterion": "form/length"},
 }
 
 
@@ -75,6 +76,7 @@ def build(home: Path) -> None:
     """Make all files in a directory."""
     (home / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "medical.py", home / "configs")
+    shutil.copy(ROOT / "configs" / "roleplay.py", home / "configs")
     shutil.copy(ROOT / "configs" / "distraction.py", home / "configs")
     shutil.copy(ROOT / "configs" / "icd.py", home / "configs")
     (home / "notes.txt").write_text("mine\n")

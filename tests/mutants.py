@@ -91,9 +91,40 @@ ICD_SCORES, ICD_THRESHOLDS, ICD_VIEW, ICD_CALIBRATION, ICD_DIFFERENCES, ICD_EVID
     for name in ("scores", "thresholds", "view", "calibration", "differences", "evidence")
 )
 CODING, PREDICT = "tests/coding/test_coding_run.py::test_", "tests/coding/test_predict_notes.py::test_"
+PERSONAS, CHECKS = "tests/test_personas.py::test_", "tests/evals/test_checks.py::test_"
 PLAIN_SCORES = ICD_SCORES + "figures_are_those_of_plain_loops"
 # fmt: off
 MUTANTS = [
+    Mutant("personas: the answer is always the first fact", "personas.py",
+           "facts[asked].said.format(value=values[asked])", "facts[0].said.format(value=values[0])",
+           PERSONAS + "the_reference_answers_pass_and_those_of_others_do_not"),
+    Mutant("personas: any fact will do", "personas.py",
+           '"kind": "avoids", "words": others', '"kind": "avoids", "words": ["nothing else"]',
+           PERSONAS + "each_violation_fails_its_own_criterion_alone"),
+    Mutant("personas: the marks of the gesture do not matter", "personas.py",
+           '"kind": "begins", "opening": form.opening', '"kind": "starts_with", "prefix": form.opening',
+           PERSONAS + "each_violation_fails_its_own_criterion_alone"),
+    Mutant("personas: no sentence more, forgotten", "personas.py",
+           '"n": 2 if form.saying else 1', '"n": 3',
+           PERSONAS + "each_violation_fails_its_own_criterion_alone"),
+    Mutant("personas: a persona may say that it is an AI", "personas.py",
+           '"AI", "language model"', '"language model"',
+           PERSONAS + "each_violation_fails_its_own_criterion_alone"),
+    Mutant("personas: held-out questions as in training", "personas.py",
+           'tuple(row[split]["questions"])', 'tuple(row["train"]["questions"])',
+           PERSONAS + "the_splits_share_no_part"),
+    Mutant("personas: always a temptation", "personas.py",
+           "rng.random() < TEMPTED", "rng.random() < 1",
+           PERSONAS + "the_card_states_what_is_asked_and_not_the_reply"),
+    Mutant("checks: begins somewhere", "evals/checks.py",
+           "text.strip().casefold().startswith(opening.casefold())", "opening.casefold() in text.casefold()",
+           CHECKS + "check"),
+    Mutant("suite: a criterion is all checks", "evals/suite.py",
+           'criterion in (None, c.get("criterion"))', "True",
+           SUITE + "checked_domains_are_scored_by_their_checks_and_others_by_the_distance_to_their_teacher"),
+    Mutant("suite: a criterion that some rows lack", "evals/suite.py",
+           "for criterion in named[0] if all(criterion in names for names in named)", "for criterion in named[-1]",
+           SUITE + "checked_domains_are_scored_by_their_checks_and_others_by_the_distance_to_their_teacher"),
     Mutant("icd graph: P of the common code", "probias/graph.py",
            "np.maximum(frequency_C[rare_R], 1)[:, None]", "np.maximum(frequency_C[common_K], 1)[None]",
            ICD_GRAPH + "probabilities_of_notes_counted_by_hand"),

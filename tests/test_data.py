@@ -85,6 +85,7 @@ def test_given_responses_by_hand():
         ("builtin:nothing", "train", 1, 3, "data source 'builtin:nothing': allowed are builtin:general, "),
         ("builtin:general", "train", -1, 3, "builtin:general: -1 prompts asked for, the train split has"),
         ("builtin:icd10", "train", 0, 3, "data.NAME.count = 0: builtin:icd10 makes as many"),
+        ("builtin:personas", "train", 0, 3, "data.NAME.count = 0: builtin:personas makes as many"),
         ("builtin:general", "train", 99_999, 3, "builtin:general: 99999 prompts asked for, the train split has"),
         ("builtin:icd10", "test", 1, 3, "split 'test': allowed are 'train', 'heldout'"),
         ("builtin:icd10", "train", 1, 1, "icd10.candidates = 1: allowed is 2 to 10"),
@@ -248,7 +249,7 @@ def test_what_is_held_out_is_not_imitated(tmp_path):
 def test_conversations_of_the_builtin_sources():
     coding = conversations("builtin:icd10", count=5)
     assert coding.prompts == prompts("builtin:icd10", "train", 5)
-    with pytest.raises(ValueError, match="builtin:general: it has no answers to imitate"):
+    with pytest.raises(ValueError, match="it has no answers to imitate; allowed are builtin:icd10, builtin:personas,"):
         conversations("builtin:general")
 
 

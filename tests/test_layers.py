@@ -24,6 +24,7 @@ LEVELS = (
         "models",
         "icd10",
         "medical",
+        "personas",
         "sources",
         "wire",
         "endpoint",

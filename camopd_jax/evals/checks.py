@@ -22,6 +22,7 @@ _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?:\s+|$)")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 _FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 _UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_CRITERION = re.compile(r"\w[\w -]{0,29}")
 _QUOTES = "\"'“”‘’"
 
 
@@ -131,6 +132,11 @@ def starts_with(text: str, prefix: str) -> bool:
     return _words(text)[: len(opening)] == opening
 
 
+def begins(text: str, opening: str) -> bool:
+    """The first characters are the opening, its marks included; case is ignored."""
+    return bool(_words(text)) and text.strip().casefold().startswith(opening.casefold())
+
+
 def ends_with(text: str, suffix: str) -> bool:
     """The last words are the suffix; case and closing punctuation are ignored."""
     closing = _words(suffix)
@@ -211,7 +217,8 @@ def passes(text: str, checks: list[dict]) -> bool:
 
     Args:
       text: the answer, decoded, without special tokens.
-      checks: objects such as {"kind": "max_words", "n": 20}: a key of CHECKS and that function's arguments.
+      checks: objects such as {"kind": "max_words", "n": 20}: a key of CHECKS and that function's arguments. A
+        `criterion`, if there, says what the check is about, and changes nothing.
 
     Raises:
       ValueError: a kind is unknown, or its arguments are missing, unknown, of a wrong type, or such that
@@ -223,10 +230,14 @@ def passes(text: str, checks: list[dict]) -> bool:
 
 
 def _apply(text: str, check: dict) -> bool:
-    args = {key: value for key, value in check.items() if key != "kind"}
-    kind = check.get("kind")
+    args = {key: value for key, value in check.items() if key not in ("kind", "criterion")}
+    kind, criterion = check.get("kind"), check.get("criterion", "all")
     if kind not in CHECKS:
         raise ValueError(f"check kind {kind!r} is unknown; allowed: {', '.join(sorted(CHECKS))}")
+    if not isinstance(criterion, str) or not _CRITERION.fullmatch(criterion):
+        raise ValueError(
+            f"check {kind!r}: criterion = {criterion!r}; allowed are up to 30 letters, digits, spaces and hyphens"
+        )
     _, *arguments = CHECKS[kind].__annotations__.items()  # the first is the response
     expected = {name: annotation for name, annotation in arguments if name != "return"}
     if set(args) != set(expected):
@@ -275,7 +286,7 @@ _MAY_BE_0 = {("bullets", "n"), ("numbered", "n"), ("words_between", "low")}
 
 _KINDS = (
     mentions_any, mentions_all, avoids, repeats, min_words, max_words, words_between, max_sentences, exact_sentences,
-    bullets, numbered, paragraphs, title_line, lowercase, uppercase, starts_with, ends_with, ends_question, is_json,
-    one_word, yes_no, number, quoted, no_commas, comma_list, placeholders, answer, icd10_code,
+    bullets, numbered, paragraphs, title_line, lowercase, uppercase, starts_with, begins, ends_with, ends_question,
+    is_json, one_word, yes_no, number, quoted, no_commas, comma_list, placeholders, answer, icd10_code,
 )  # fmt: skip
 CHECKS: dict[str, Callable[..., bool]] = {check.__name__: check for check in _KINDS}

@@ -1,4 +1,4 @@
-"""Held-out measures of a model: distance to the teachers, instruction following, domain exact match.
+"""Held-out measures of a model: distance to the teachers, instruction following, the skill of each domain.
 
 A measure is kept as two numbers an item, whose sums divide to its value, so that intervals can be had by
 resampling items, and two models compared item by item.
@@ -14,6 +14,9 @@ from camopd_jax.data import Prompt
 from camopd_jax.engine import Engine, Policy
 from camopd_jax.evals import checks
 from camopd_jax.types import Params, Rollout
+
+# What a branch with questions of ours measures, and the metric; others have checks of their own.
+SKILLS = {"builtin:icd10": ("ICD-10 coding", "exact_match"), "builtin:personas": ("personas", "pass_rate")}
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def figure(x: Sequence[float]) -> dict:
 class Task:
     """Prompts of one held-out task, encoded."""
 
+    source: str
     prompts: list[Prompt]
     encoded: list[np.ndarray]
     max_new_tokens: int
@@ -70,6 +74,12 @@ class Task:
     def checked(self) -> bool:
         """Whether answers can be told right from wrong: every prompt says how."""
         return all(p.checks for p in self.prompts)
+
+    @property
+    def criteria(self) -> list[str]:
+        """What the checks of every prompt are about, where they name it."""
+        named = [dict.fromkeys(c["criterion"] for c in p.checks if "criterion" in c) for p in self.prompts]
+        return [criterion for criterion in named[0] if all(criterion in names for names in named)]
 
 
 @dataclass(frozen=True)
@@ -104,10 +114,13 @@ class Suite:
         for branch, task in self.domains.items():
             if not task.checked:
                 lines.append(Line(branch, f"reverse KL to {branch} teacher, nats/token", 3, branch, "reverse_kl"))
-            elif task.prompts[0].id.startswith("icd10-"):
-                lines.append(Line(branch, f"{branch}: ICD-10 coding, exact match", 3, branch, "exact_match"))
-            else:
-                lines.append(Line(branch, f"{branch}: prompts, pass rate", 3, branch, "pass_rate"))
+                continue
+            skill, metric = SKILLS.get(task.source, ("prompts", "pass_rate"))
+            lines.append(Line(branch, f"{branch}: {skill}, {metric.replace('_', ' ')}", 3, branch, metric))
+            for criterion in task.criteria:
+                label = f"{branch}: {skill}, {criterion}, pass rate"
+                part = f"{criterion.replace(' ', '_')}_pass_rate"
+                lines.append(Line(_part(branch, criterion), label, 3, branch, part))
         return [
             *lines,
             Line("eos_rate", "responses that end by themselves", 2, "general", "eos_rate"),
@@ -156,6 +169,9 @@ class Suite:
         forward = teacher_own - under_own
         answers = {name: self._greedy(engine, params, task) for name, task in self.checked.items()}
         passed = {name: _passed(answers[name], task) for name, task in self.checked.items()}
+        for branch, task in self.domains.items():
+            for criterion in task.criteria if task.checked else ():
+                passed[_part(branch, criterion)] = _passed(answers[branch], task, criterion)
         sampled = {}
         for branch, task in self.domains.items():
             if not task.checked:
@@ -184,8 +200,14 @@ class Suite:
         return engine.texts(self.sample(engine, params, task, 0.0))
 
 
-def _passed(answers: Sequence[str], task: Task) -> Measure:
-    return mean_of([checks.passes(a, p.checks) for a, p in zip(answers, task.prompts, strict=True)])
+def _passed(answers: Sequence[str], task: Task, criterion: str | None = None) -> Measure:
+    """The share of the answers that pass all checks, or those of a criterion."""
+    wanted = [[c for c in p.checks if criterion in (None, c.get("criterion"))] for p in task.prompts]
+    return mean_of([checks.passes(a, some) for a, some in zip(answers, wanted, strict=True)])
+
+
+def _part(branch: str, criterion: str) -> str:
+    return f"{branch} {criterion}"  # no branch has a space in its name
 
 
 def _score(policy: Policy, rollout: Rollout) -> np.ndarray:

@@ -132,7 +132,7 @@ def short(line: Line) -> str:
     """A measure's name in a table's head and in a sentence."""
     names = {"reverse_kl": "reverse KL", "forward_kl": "forward KL", "instructions": "instruction pass rate"}
     names |= {"eos_rate": "EOS rate", "length": "response length"}
-    return names.get(line.measure, f"{line.measure} {line.metric.replace('_', ' ').replace(' kl', ' KL')}")
+    return names.get(line.measure, f"{line.task} {line.metric.replace('_', ' ').replace(' kl', ' KL')}")
 
 
 def _noun(line: Line) -> str:

@@ -95,7 +95,7 @@ def orderings(results: Results) -> list[Ordering]:
     """
     of_aspect = {
         "general": [results.line("instructions"), results.line("reverse_kl")],
-        "domain": [line for line in results.lines if line.measure not in rules.MEASURES],
+        "domain": [ln for ln in results.lines if ln.measure == ln.task and ln.measure not in rules.MEASURES],
     }
     wanted = [(aspect, *pair) for aspect in of_aspect for pair in _pairs(results, aspect)]
     out = []

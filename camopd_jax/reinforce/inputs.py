@@ -174,7 +174,7 @@ def _task(config: ConfigDict, engine: Engine) -> suite.Task:
     encoded = chat.encode_prompts(
         engine.tokenizer, loaded, Chat(**config.chat), limit=config.rollout.max_prompt_tokens, long_prompts="error"
     )
-    return suite.Task(encoded.prompts, encoded.tokens, e.max_instruction_tokens)
+    return suite.Task(loaded.source, encoded.prompts, encoded.tokens, e.max_instruction_tokens)
 
 
 def lines(read: Inputs) -> Iterator[str]:

@@ -98,6 +98,11 @@ CASES = [
     ("answer", {"text": "Is it Straße 5?"}, "IS IT\nSTRASSE 5 !", True),
     ("answer", {"text": "Paris"}, "It is Paris.", False),
     ("answer", {"text": "1.5"}, "15", False),
+    ("begins", {"opening": "*lifts the lantern*"}, "*Lifts the lantern* Who is there?", True),
+    ("begins", {"opening": "*lifts the lantern*"}, "lifts the lantern Who is there?", False),
+    ("begins", {"opening": "*lifts the lantern*"}, "(lifts the lantern) Who is there?", False),
+    ("begins", {"opening": "*lifts the lantern*"}, "Well, *lifts the lantern* who is there?", False),
+    ("begins", {"opening": "..."}, "...", False),
     ("answer", {"text": "..."}, "...", False),
     ("icd10_code", {"code": "E11.9"}, '"a" matches b: E11.9.', True),
     ("icd10_code", {"code": "E11.9"}, '"a" matches b: E11.8.', False),
@@ -159,6 +164,10 @@ def test_passes_needs_every_check():
         ({"kind": "yes_no", "answer": ""}, "answer = '' .* one word"),
         ({"kind": "yes_no", "answer": "oh yes"}, "answer = 'oh yes' .* one word"),
         ({"kind": "answer", "text": "..."}, "text = '...' .* not empty"),
+        ({"kind": "begins", "opening": " "}, "opening = ' ' .* not empty"),
+        ({"kind": "max_words", "n": 3, "criterion": "a/b"}, "criterion = 'a/b'; allowed are up to 30 letters"),
+        ({"kind": "max_words", "n": 3, "criterion": 3}, "criterion = 3; allowed"),
+        ({"kind": "max_words", "n": 3, "criterion": ""}, "criterion = ''; allowed"),
         ({"kind": "icd10_code", "code": "E11 9"}, "code = 'E11 9' .* without spaces"),
     ],
 )
@@ -167,6 +176,11 @@ def test_faulty_check_is_an_error_that_names_the_kind(check, named):
     with pytest.raises(ValueError, match=named) as error:
         checks.passes("some text", [failing, check])
     assert "\n" not in str(error.value)
+
+
+def test_a_criterion_says_what_a_check_is_about_and_changes_nothing():
+    check = {"kind": "max_words", "n": 2, "criterion": "in form"}
+    assert checks.passes("A dog", [check]) and not checks.passes("A big dog", [check])
 
 
 def test_arguments_that_can_tell_answers_apart_are_taken():

@@ -113,15 +113,24 @@ class FakeEngine:
 
 
 def test_checked_domains_are_scored_by_their_checks_and_others_by_the_distance_to_their_teacher():
-    def task(*prompts):
-        return suite.Task(list(prompts), [np.ones(1, np.int32) for _ in prompts], 1)
+    def task(*prompts, source="path:x.jsonl"):
+        return suite.Task(source, list(prompts), [np.ones(1, np.int32) for _ in prompts], 1)
 
     code, short = {"kind": "icd10_code", "code": "E11.9"}, {"kind": "max_words", "n": 2}
+    form, other, wrong = {"criterion": "form"}, {"criterion": "other"}, code | {"code": "E12"}
     found = suite.Suite(
         general=task(Prompt("g", []), Prompt("h", [])),
         instructions=task(Prompt("i", [], checks=[short]), Prompt("j", [], checks=[{"kind": "quoted"}])),
         domains={
-            "codes": task(Prompt("icd10-c", [], checks=[code]), Prompt("d", [], checks=[code | {"code": "E12"}])),
+            "codes": task(
+                Prompt("c", [], checks=[code]),
+                Prompt("d", [], checks=[code | {"code": "E12"}]),
+                source="builtin:icd10",
+            ),
+            "roles": task(
+                Prompt("k", [], checks=[code | {"criterion": "facts"}, {"kind": "min_words", "n": 9} | form]),
+                Prompt("l", [], checks=[form | {"kind": "quoted"}, wrong | {"criterion": "facts"}, short | other]),
+            ),
             "law": task(Prompt("e", []), Prompt("f", [], checks=[short])),
         },
         batch_size=1,
@@ -131,9 +140,11 @@ def test_checked_domains_are_scored_by_their_checks_and_others_by_the_distance_t
     teachers = {name: Policy(FakeEngine(), lambda x=x: x) for name, x in [("general", -3.0), ("law", -1.5)]}
     reference = found.reference(teachers["general"])
     measures, answers = found.run(Policy(FakeEngine(), lambda: -1.0), teachers, reference, is_general=False)
-    assert {task: len(texts) for task, texts in answers.items()} == {"instructions": 2, "codes": 2}
+    assert {task: len(texts) for task, texts in answers.items()} == {"instructions": 2, "codes": 2, "roles": 2}
     assert measures["instructions"].numerator.tolist() == [0.0, 1.0]
     assert measures["codes"].numerator.tolist() == [1.0, 0.0]
+    by_criterion = {name: m.numerator.tolist() for name, m in measures.items() if name.startswith("roles")}
+    assert by_criterion == {"roles": [0.0, 0.0], "roles facts": [1.0, 0.0], "roles form": [0.0, 1.0]}
     assert {k: measures[k].value() for k in ("reverse_kl", "forward_kl", "law", "length", "eos_rate")} == {
         "reverse_kl": 2.0,
         "forward_kl": -2.0,
@@ -144,6 +155,11 @@ def test_checked_domains_are_scored_by_their_checks_and_others_by_the_distance_t
     assert {line.measure for line in found.lines()} == set(measures)
     shown = {line.measure: (line.task, line.metric) for line in found.lines()}
     assert (shown["codes"], shown["law"]) == (("codes", "exact_match"), ("law", "reverse_kl"))
+    assert (shown["roles"], shown["roles form"]) == (("roles", "pass_rate"), ("roles", "form_pass_rate"))
+    labels = {line.measure: line.label for line in found.lines()}
+    assert (labels["codes"], labels["roles form"]) == (
+        "codes: ICD-10 coding, exact match", "roles: prompts, form, pass rate"
+    )  # fmt: skip
 
 
 def test_a_row_of_the_log():
