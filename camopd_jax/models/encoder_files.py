@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from camopd_jax.models import encoder, hub, load
 from camopd_jax.models.encoder import KINDS, EncoderConfig
@@ -29,6 +29,10 @@ _TOP = {
     "last_norm": "encoder.ln.weight", "last_norm_bias": "encoder.ln.bias",
 }  # fmt: skip
 _PREFIXES = ("", "bert.", "roberta.")
+# Of a directory that has a vocabulary and no tokenizer.json; and the tokens of one whose config names none.
+_BERT, _ROBERTA = (BertTokenizerFast, "vocab.txt"), (RobertaTokenizerFast, "vocab.json")
+_TOKENIZERS = {"bert": _BERT, "megatron-bert": _BERT, "roberta": _ROBERTA}
+_TOKENS = {"pad": ("[PAD]", "<pad>"), "cls": ("[CLS]", "<s>"), "sep": ("[SEP]", "</s>"), "unk": ("[UNK]", "<unk>")}
 # Sizes that config.json must have, and the least that each may be.
 _SIZES = {"vocab_size": 1, "hidden_size": 1, "intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1,
           "max_position_embeddings": 4, "type_vocab_size": 1}  # fmt: skip
@@ -140,15 +144,22 @@ def _check(cfg: EncoderConfig, where: dict, prefix: str) -> None:
 
 
 def _tokenizer(directory: Path, cfg: EncoderConfig) -> PreTrainedTokenizerFast:
+    kind, vocabulary = _TOKENIZERS[cfg.kind]
+    if (directory / "tokenizer.json").is_file():
+        kind = PreTrainedTokenizerFast
+    elif not (directory / vocabulary).is_file():
+        raise ValueError(f"there is no tokenizer.json and no {vocabulary}; one of them is needed")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # KeyError, TypeError or a plain Exception, as what is wrong there has it
         raise ValueError(f"the tokenizer cannot be read: {type(error).__name__}: {error}") from None
+    for name, usual in _TOKENS.items():
+        there = [token for token in usual if token in tokenizer.get_vocab()]
+        if getattr(tokenizer, f"{name}_token") is None and there:
+            setattr(tokenizer, f"{name}_token", there[0])
     lacking = [n for n in ("pad", "cls", "sep") if getattr(tokenizer, f"{n}_token_id") is None]
-    if not tokenizer.is_fast or lacking:
-        raise ValueError(
-            f"the tokenizer has no {', '.join(lacking) or 'fast form'}; allowed is a fast one with pad, cls and sep"
-        )
+    if lacking:
+        raise ValueError(f"the tokenizer has no {', '.join(lacking)}; allowed is one with pad, cls and sep")
     if max(tokenizer.get_vocab().values()) >= cfg.vocab_size:
         raise ValueError(
             f"the tokenizer has ids up to {max(tokenizer.get_vocab().values())}, the embedding {cfg.vocab_size} rows"
