@@ -225,7 +225,7 @@ def test_a_missing_misshapen_or_unused_tensor_is_named_before_any_weight_is_read
     def no_weights(*_):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(load, "_bytes", no_weights)
+    monkeypatch.setattr(load, "mapped", no_weights)
     monkeypatch.setattr(load, "_reader", no_weights)
     whole = load_file(saved / "model.safetensors")
 
