@@ -19,13 +19,13 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.name = "icd"
     c.preset = preset
     c.seed = 0  # of the weights, the order of the notes, dropout, and of the notes where they are made
-    c.steps = 1250  # updates
+    c.steps = 400  # updates
 
     c.data = ConfigDict()
     # builtin:icd10 (made), mimic3:DIR, mimic4:DIR:icd9, mimic4:DIR:icd10, codiesp:PATH, path:FILE.jsonl
     c.data.source = "builtin:icd10"
     c.data.characters = 0  # of a code that count, such as 3 for the categories of ICD-10; 0: all
-    c.data.batch_size = 16  # notes of an update
+    c.data.batch_size = 32  # notes of an update
 
     c.protocol = ConfigDict()  # which notes train, and which codes are labels (docs/icd.md)
     c.protocol.name = "given"  # "given-dev-as-test", "caml-full", "caml-50", "clean", "top-50"
@@ -63,9 +63,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.text.max_chunks = 4  # what stands behind is not read
     c.text.remat = False  # the backward pass computes the encoder's layers again
     c.text.scratch = ConfigDict()  # of an encoder that starts from random weights
-    c.text.scratch.vocab = 4000  # tokens, of the training notes
-    c.text.scratch.width = 128
-    c.text.scratch.mlp_width = 256
+    c.text.scratch.vocab = 2000  # tokens, of the training notes
+    c.text.scratch.width = 64
+    c.text.scratch.mlp_width = 128
     c.text.scratch.layers = 1
     c.text.scratch.heads = 4
 
@@ -76,17 +76,17 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.graph.rare_at_most = 10  # training notes of a rare code
     c.graph.shuffle = False  # the control: each rare code has the edges of another
     c.graph.gate = False  # whether a code weighs its description against what the graph says
-    c.graph.mlp_width = 128
+    c.graph.mlp_width = 64
     c.graph.rare_block = 4096  # rare codes that attend together
 
     c.labels = ConfigDict()  # label attention
     c.labels.queries = "described"  # "learned": one for each code, without a graph, as PLM-ICD
-    c.labels.width = 128
+    c.labels.width = 64
     c.labels.heads = 4
     c.labels.code_block = 512  # codes that are looked at together
-    c.labels.described = 256  # width of a description's embedding where the encoder is "scratch"
+    c.labels.described = 128  # width of a description's embedding where the encoder is "scratch"
 
-    c.dropout = 0.1
+    c.dropout = 0.0  # of the paper: 0.1
     c.loss = ConfigDict()
     c.loss.adjustment = 0.0  # tau of logit adjustment by training frequency; 0: plain binary cross-entropy
 
@@ -99,7 +99,7 @@ def get_config(preset: str = "small") -> ConfigDict:
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"
-    c.optim.learning_rate = 2e-3
+    c.optim.learning_rate = 4e-3
     c.optim.warmup_steps = 50  # updates, linear; then linear to 0 at the last step
     c.optim.b1 = 0.9
     c.optim.b2 = 0.99
@@ -108,7 +108,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.optim.clip_norm = 1.0  # global norm of the gradient
 
     c.micro = ConfigDict()
-    c.micro.notes = 16  # of a micro-batch, on all devices together; the gradients of an update's are summed
+    c.micro.notes = 8  # of a micro-batch, on all devices together; the gradients of an update's are summed
 
     c.mesh = ConfigDict()  # devices along each axis; one may be -1: whatever is left
     c.mesh.replica = -1  # copies of the model
@@ -116,12 +116,12 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.mesh.tensor = 1  # shards of heads and MLP
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 250  # steps
+    c.checkpoint.every = 200  # steps
     c.checkpoint.keep_last = 1
     c.checkpoint.keep_best = 1  # by micro-F1 on dev; the best one is what is evaluated on test
 
     c.eval = ConfigDict()
-    c.eval.every = 250  # steps between evaluations on dev
+    c.eval.every = 200  # steps between evaluations on dev
     c.eval.patience = 0  # of them without a better micro-F1, after which the run ends; 0: it goes on
     c.eval.batch_size = 64  # notes
     c.eval.seed = 7  # of the resamples of intervals
@@ -180,6 +180,7 @@ def _paper(c: ConfigDict) -> None:
     c.precision = "bfloat16"
     c.steps = 100_000  # about 15 epochs of 110,000 notes
     c.optim.learning_rate = 2e-5
+    c.dropout = 0.1
     c.optim.warmup_steps = 2000
     c.optim.b2 = 0.999
     c.micro.notes = 1

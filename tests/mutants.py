@@ -137,7 +137,7 @@ MUTANTS = [
            "1 / batch_size, micro, step", "1 / micro, micro, step",
            ICD_MODEL + "micro_batches_sum_to_the_gradient_of_the_batch"),
     Mutant("icd batch: dropout draws once", "probias/system.py",
-           "jax.random.fold_in(jax.random.key(seed), notes.draw_N[0])", "jax.random.key(seed)",
+           "jax.random.key(notes.draw_N[0])", "jax.random.key(0)",
            ICD_MODEL + "dropout_draws_anew_in_each_micro_batch_and_not_when_predicting"),
     Mutant("icd chunks: the last one is left out", "probias/chunks.py",
            "-(-(min(length, self.reach) - self.tokens) // self.stride)",
