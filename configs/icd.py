@@ -39,6 +39,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.synthetic.codes = 300
     c.synthetic.rare_share = 0.6  # of the codes: at most 10 training notes each
     c.synthetic.siblings = 3  # rare codes of a family, whose name or abbreviation is all that most notes say of them
+    c.synthetic.rarest = 4  # training notes of the rarest code
     c.synthetic.notes = (2000, 400, 800)  # of train, dev and test
     c.synthetic.most = 0.25  # share of the notes that have the most frequent code
     c.synthetic.zipf = 0.8  # the common code of rank i is in about most / i^zipf of the notes
@@ -144,6 +145,7 @@ def _tiny(c: ConfigDict) -> None:
     c.steps = 6
     c.synthetic.codes = 24
     c.synthetic.notes = (60, 20, 30)
+    c.synthetic.rarest = 1
     c.synthetic.rare_notes = (1, 1)
     c.synthetic.comorbid = 2
     c.text.scratch.vocab = 400
