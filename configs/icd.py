@@ -19,7 +19,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.name = "icd"
     c.preset = preset
     c.seed = 0  # of the weights, the order of the notes, dropout, and of the notes where they are made
-    c.steps = 400  # updates
+    c.steps = 500  # updates
 
     c.data = ConfigDict()
     # builtin:icd10 (made), mimic3:DIR, mimic4:DIR:icd9, mimic4:DIR:icd10, codiesp:PATH, path:FILE.jsonl
@@ -77,17 +77,17 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.graph.rare_at_most = 10  # training notes of a rare code
     c.graph.shuffle = False  # the control: each rare code has the edges of another
     c.graph.gate = False  # whether a code weighs its description against what the graph says
-    c.graph.mlp_width = 64
+    c.graph.mlp_width = 128
     c.graph.rare_block = 4096  # rare codes that attend together
 
     c.labels = ConfigDict()  # label attention
     c.labels.queries = "described"  # "learned": one for each code, without a graph, as PLM-ICD
-    c.labels.width = 64
+    c.labels.width = 128
     c.labels.heads = 4
     c.labels.code_block = 512  # codes that are looked at together
-    c.labels.described = 128  # width of a description's embedding where the encoder is "scratch"
+    c.labels.described = 256  # width of a description's embedding where the encoder is "scratch"
 
-    c.dropout = 0.0  # of the paper: 0.1
+    c.dropout = 0.1
     c.loss = ConfigDict()
     c.loss.adjustment = 0.0  # tau of logit adjustment by training frequency; 0: plain binary cross-entropy
 
@@ -117,12 +117,12 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.mesh.tensor = 1  # shards of heads and MLP
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 200  # steps
+    c.checkpoint.every = 250  # steps
     c.checkpoint.keep_last = 1
     c.checkpoint.keep_best = 1  # by micro-F1 on dev; the best one is what is evaluated on test
 
     c.eval = ConfigDict()
-    c.eval.every = 200  # steps between evaluations on dev
+    c.eval.every = 250  # steps between evaluations on dev
     c.eval.patience = 0  # of them without a better micro-F1, after which the run ends; 0: it goes on
     c.eval.batch_size = 64  # notes
     c.eval.seed = 7  # of the resamples of intervals
@@ -182,7 +182,6 @@ def _paper(c: ConfigDict) -> None:
     c.precision = "bfloat16"
     c.steps = 100_000  # about 15 epochs of 110,000 notes
     c.optim.learning_rate = 2e-5
-    c.dropout = 0.1
     c.optim.warmup_steps = 2000
     c.optim.b2 = 0.999
     c.micro.notes = 1
