@@ -36,8 +36,8 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.protocol.seed = 0
 
     c.synthetic = ConfigDict()  # what builtin:icd10 makes
-    c.synthetic.codes = 300
-    c.synthetic.rare_share = 0.6  # of the codes: at most 10 training notes each
+    c.synthetic.codes = 240
+    c.synthetic.rare_share = 0.75  # of the codes: at most 10 training notes each
     c.synthetic.siblings = 3  # rare codes of a family, whose name or abbreviation is all that most notes say of them
     c.synthetic.rarest = 4  # training notes of the rarest code
     c.synthetic.notes = (2000, 400, 800)  # of train, dev and test
@@ -144,6 +144,7 @@ def get_config(preset: str = "small") -> ConfigDict:
 def _tiny(c: ConfigDict) -> None:
     c.steps = 6
     c.synthetic.codes = 24
+    c.synthetic.rare_share = 0.6
     c.synthetic.notes = (60, 20, 30)
     c.synthetic.rarest = 1
     c.synthetic.rare_notes = (1, 1)
