@@ -19,13 +19,13 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.name = "icd"
     c.preset = preset
     c.seed = 0  # of the weights, the order of the notes, dropout, and of the notes where they are made
-    c.steps = 1250  # updates
+    c.steps = 500  # updates
 
     c.data = ConfigDict()
     # builtin:icd10 (made), mimic3:DIR, mimic4:DIR:icd9, mimic4:DIR:icd10, codiesp:PATH, path:FILE.jsonl
     c.data.source = "builtin:icd10"
     c.data.characters = 0  # of a code that count, such as 3 for the categories of ICD-10; 0: all
-    c.data.batch_size = 16  # notes of an update
+    c.data.batch_size = 32  # notes of an update
 
     c.protocol = ConfigDict()  # which notes train, and which codes are labels (docs/icd.md)
     c.protocol.name = "given"  # "given-dev-as-test", "caml-full", "caml-50", "clean", "top-50"
@@ -36,9 +36,10 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.protocol.seed = 0
 
     c.synthetic = ConfigDict()  # what builtin:icd10 makes
-    c.synthetic.codes = 300
-    c.synthetic.rare_share = 0.6  # of the codes: at most 10 training notes each
+    c.synthetic.codes = 240
+    c.synthetic.rare_share = 0.75  # of the codes: at most 10 training notes each
     c.synthetic.siblings = 3  # rare codes of a family, whose name or abbreviation is all that most notes say of them
+    c.synthetic.rarest = 4  # training notes of the rarest code
     c.synthetic.notes = (2000, 400, 800)  # of train, dev and test
     c.synthetic.most = 0.25  # share of the notes that have the most frequent code
     c.synthetic.zipf = 0.8  # the common code of rank i is in about most / i^zipf of the notes
@@ -63,9 +64,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.text.max_chunks = 4  # what stands behind is not read
     c.text.remat = False  # the backward pass computes the encoder's layers again
     c.text.scratch = ConfigDict()  # of an encoder that starts from random weights
-    c.text.scratch.vocab = 4000  # tokens, of the training notes
-    c.text.scratch.width = 128
-    c.text.scratch.mlp_width = 256
+    c.text.scratch.vocab = 3000  # tokens at most, of the training notes; rows of the embedding
+    c.text.scratch.width = 64
+    c.text.scratch.mlp_width = 128
     c.text.scratch.layers = 1
     c.text.scratch.heads = 4
 
@@ -99,7 +100,7 @@ def get_config(preset: str = "small") -> ConfigDict:
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"
-    c.optim.learning_rate = 2e-3
+    c.optim.learning_rate = 4e-3
     c.optim.warmup_steps = 50  # updates, linear; then linear to 0 at the last step
     c.optim.b1 = 0.9
     c.optim.b2 = 0.99
@@ -108,7 +109,7 @@ def get_config(preset: str = "small") -> ConfigDict:
     c.optim.clip_norm = 1.0  # global norm of the gradient
 
     c.micro = ConfigDict()
-    c.micro.notes = 16  # of a micro-batch, on all devices together; the gradients of an update's are summed
+    c.micro.notes = 8  # of a micro-batch, on all devices together; the gradients of an update's are summed
 
     c.mesh = ConfigDict()  # devices along each axis; one may be -1: whatever is left
     c.mesh.replica = -1  # copies of the model
@@ -143,7 +144,9 @@ def get_config(preset: str = "small") -> ConfigDict:
 def _tiny(c: ConfigDict) -> None:
     c.steps = 6
     c.synthetic.codes = 24
+    c.synthetic.rare_share = 0.6
     c.synthetic.notes = (60, 20, 30)
+    c.synthetic.rarest = 1
     c.synthetic.rare_notes = (1, 1)
     c.synthetic.comorbid = 2
     c.text.scratch.vocab = 400

@@ -39,6 +39,7 @@ FIGURES = {  # of evaluation.json
     "precision at 8": ("figures", "precision_at_8"),
 }
 HEADLINE = "rare micro-F1"
+ALSO = (("shuffled", "no_graph"),)  # whether the edges of other codes are better than none
 
 
 def cells(names: Sequence[str]) -> tuple[Cell, ...]:
@@ -93,17 +94,17 @@ def _at(record: dict, where: Sequence[str]) -> float:
     return float("nan") if record is None else float(record)
 
 
-def against(results: Results) -> dict[str, str]:
-    """The cell that each other one is compared with: the first finished one of the same notes."""
+def pairs(results: Results) -> list[tuple[str, str]]:
+    """What is compared: each cell with the first finished one of the same notes, and `ALSO`."""
     first: dict[tuple, str] = {}
-    found = {}
+    found = []
     for cell in results.grid.cells:
         if cell.name in results.value:
             notes = tuple(sorted((k, str(v)) for k, v in cell.overrides.items() if k.startswith(CORPUS)))
             reference = first.setdefault(notes, cell.name)
             if reference != cell.name:
-                found[cell.name] = reference
-    return found
+                found.append((reference, cell.name))
+    return found + [pair for pair in ALSO if pair not in found and set(pair) <= results.value.keys()]
 
 
 def difference(results: Results, reference: str, cell: str, figure: str) -> Difference | None:
@@ -144,16 +145,16 @@ def page(results: Results) -> str:
     for name, seeds in results.value.items():
         values = " | ".join(_mean(results.of(name, figure)) for figure in FIGURES)
         lines.append(f"| {name} ({len(seeds)}) | {values} |")
-    compared = against(results)
+    compared = pairs(results)
     if compared:
         lines += [
             "", "Differences by seed, with the paired t-test's 95 % interval:", "",
             "| | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|",
         ]  # fmt: skip
-        for name, reference in compared.items():
+        for reference, name in compared:
             found = [_signed(difference(results, reference, name, figure)) for figure in FIGURES]
             lines.append(f"| {reference} - {name} | {' | '.join(found)} |")
-        lines += ["", *(_words(results, reference, name) for name, reference in compared.items())]
+        lines += ["", *(_words(results, reference, name) for reference, name in compared)]
     return "\n".join([*lines, ""])
 
 

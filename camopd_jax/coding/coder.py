@@ -65,7 +65,7 @@ class Coder:
     def steps(self) -> step.Steps:
         """The jitted pieces of the update."""
         config = self.read.config
-        loss, logits = system.objective(self.static, self.read.shift_C(), config.seed, self._dtype)
+        loss, logits = system.objective(self.static, self.read.shift_C(), self._dtype)
         optimizer = step.make_optimizer(**config.optim, decay_steps=config.steps)
         return step.of_loss(
             loss, logits, self._rows, self.shapes, self.read.mesh, model.AXES, optimizer, self.codes

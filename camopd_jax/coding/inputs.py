@@ -133,7 +133,7 @@ def _encoder(
         s = config.text.scratch
         tokenizer = chunks.train_tokenizer([note.text for note in found.splits["train"]], s.vocab)
         text = EncoderConfig(
-            "bert", len(tokenizer), s.width, s.mlp_width, s.layers, s.heads, max_positions=length, first_position=0,
+            "bert", s.vocab, s.width, s.mlp_width, s.layers, s.heads, max_positions=length, first_position=0,
             types=1, norm_eps=1e-12,
         )  # fmt: skip
         return {}, tokenizer, text

@@ -44,6 +44,7 @@ def check_config(config: ConfigDict) -> int:
 def _synthetic(keys: Keys) -> None:
     keys.whole("synthetic.codes", least=4)
     keys.whole("synthetic.siblings", least=2)
+    keys.whole("synthetic.rarest")
     keys.whole("synthetic.comorbid", "synthetic.noise", least=0)
     for key in ("rare_share", "most", "likely", "strength", "clear", "silent", "abbreviated"):
         keys.need(f"synthetic.{key}", lambda v: 0 <= v <= 1, "0 to 1")

@@ -54,7 +54,7 @@ def _weights(read: Inputs) -> Iterator[str]:
 
 def _memory(read: Inputs, workdir: Path) -> list[str]:
     del workdir
-    phases = footprint.phases(read)
+    phases = footprint.phases(read.config, footprint.of_run(read))
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         line, doubt = room.check_memory(phases, room.available(), "host memory")

@@ -25,6 +25,7 @@ class Shape:
     codes: int  # in all
     rare_share: float  # of them: at most 10 training notes each
     siblings: int  # rare codes of a family
+    rarest: int  # training notes of the rarest code
     notes: tuple[int, int, int]  # of train, dev, test
     most: float  # share of the notes that have the most frequent code
     zipf: float  # the common code of rank i is in about most / i^zipf of the notes
@@ -42,6 +43,8 @@ class Shape:
         for name in ("rare_share", "most", "likely", "strength", "clear", "silent", "abbreviated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"synthetic.{name} = {getattr(self, name)}: allowed is 0 to 1")
+        if not 1 <= self.rarest <= RARE:
+            raise ValueError(f"synthetic.rarest = {self.rarest}: allowed is 1 to {RARE}")
         if self.clear + self.silent > 1:
             raise ValueError(f"synthetic.clear + silent = {self.clear + self.silent}: allowed is at most 1")
         for name, least in (("siblings", 2), ("comorbid", 0), ("noise", 0), ("negated", 0), ("seed", 0)):
@@ -55,7 +58,7 @@ class Shape:
             )
         if min(self.notes) < 1 or self.notes[0] < 2 * RARE:
             raise ValueError(f"synthetic.notes = {self.notes}: allowed are {2 * RARE} or more to train, and 1 or more")
-        for n, each in zip(self.notes, (RARE // 2, *self.rare_notes), strict=True):
+        for n, each in zip(self.notes, ((RARE + self.rarest) // 2, *self.rare_notes), strict=True):
             if self.rare * each > AT_ONCE * n * 0.8:
                 raise ValueError(
                     f"synthetic.notes = {self.notes}: {n} notes are too few for {self.rare} rare codes in about "
@@ -115,8 +118,8 @@ def plan(shape: Shape) -> Plan:
     least = (RARE + 2) / shape.notes[0]
     rate = {one.code: max(shape.most / i**shape.zipf, least) for i, one in enumerate(chosen, 1)}
     rare = [code for f in family for code, _ in f.members]
-    # From 10 training notes down to 1, each factor of it as often as another.
-    counts = np.rint(RARE ** np.linspace(1, 0, len(rare))).astype(int)
+    # From 10 training notes down to those of the rarest code, each factor as often as another.
+    counts = np.rint(np.geomspace(RARE, shape.rarest, len(rare))).astype(int)
     frequency = dict(zip(rare, rng.permutation(counts).tolist(), strict=True))
     # The most frequent codes are in many notes anyway: they would tell little.
     pool = [one.code for one in chosen[len(chosen) // 10 :]]

@@ -40,12 +40,14 @@ def batch_of(
     return Notes(token_NKT, mask_NKT, dense_NC, weight_N, np.full(rows, draw, np.uint32))
 
 
-def objective(static: nnx.GraphDef, shift_C: np.ndarray, seed: int, dtype: str) -> tuple[Callable, Callable]:
-    """The loss of a micro-batch, and its logits; functions of (parameters, notes, codes)."""
+def objective(static: nnx.GraphDef, shift_C: np.ndarray, dtype: str) -> tuple[Callable, Callable]:
+    """The loss of a micro-batch, and its logits; functions of (parameters, notes, codes).
+
+    No seed is in them: the runs of all seeds are one compiled program.
+    """
 
     def logits(params: Params, notes: Notes, codes: Codes) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), notes.draw_N[0])
-        return model.logits(static, params, notes, codes, key, dtype)
+        return model.logits(static, params, notes, codes, jax.random.key(notes.draw_N[0]), dtype)
 
     def loss(params: Params, notes: Notes, codes: Codes) -> tuple[jax.Array, dict]:
         value = model.loss(logits(params, notes, codes), notes, shift_C)
@@ -67,14 +69,19 @@ def collector(
         parts = [chosen[start : start + micro] for start in range(0, batch_size, micro)]
         updates = [
             batch_of(
-                [ids[i] for i in part], truth_NC[part].toarray(), 1 / batch_size, micro, step * len(parts) + n,
-                tokenizer, chunking,
+                [ids[i] for i in part], truth_NC[part].toarray(), 1 / batch_size, micro,
+                drawing_of(seed, step * len(parts) + n), tokenizer, chunking,
             )
             for n, part in enumerate(parts)
         ]  # fmt: skip
         return Experience(BRANCH, updates, {"batch": batch_size}, samples=[[names[i] for i in p] for p in parts])
 
     return collect
+
+
+def drawing_of(seed: int, number: int) -> int:
+    """The drawing of dropout of a run's micro-batch, 32 bits."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def probabilities(

@@ -97,7 +97,7 @@ def test_the_loss_by_hand():
 
 def test_micro_batches_sum_to_the_gradient_of_the_batch():
     static, _ = model.split(CFG)
-    loss, _ = system.objective(static, np.zeros(6, np.float32), 0, "float32")
+    loss, _ = system.objective(static, np.zeros(6, np.float32), "float32")
     truth = sparse.csr_array(np.eye(6, dtype=bool)[[0, 1, 2, 3]])
     collect = {
         micro: system.collector(
@@ -125,11 +125,12 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch():
 def test_dropout_draws_anew_in_each_micro_batch_and_not_when_predicting():
     cfg = dataclasses.replace(CFG, dropout=0.5)
     static, _ = model.split(cfg)
-    loss, _ = system.objective(static, np.zeros(6, np.float32), 0, "float32")
+    loss, _ = system.objective(static, np.zeros(6, np.float32), "float32")
     batch = [system.batch_of([NOTES[5]], np.zeros((1, 6)), 1.0, 1, draw, TOKENIZER, CUT) for draw in (0, 0, 1)]
     first, again, other = (float(loss(params_of(cfg), b, CODES)[0]) for b in batch)
     assert first == again != other
     np.testing.assert_array_equal(logits([5], cfg=cfg), logits([5]))
+    assert len({system.drawing_of(seed, n) for seed in range(30) for n in range(30)}) == 900
 
 
 def test_descriptions_with_the_same_rare_words_are_near_each_other():

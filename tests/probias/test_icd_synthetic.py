@@ -12,7 +12,7 @@ from camopd_jax.probias.protocols import Protocol
 from camopd_jax.probias.synthetic import Shape
 
 SHAPE = Shape(
-    seed=3, codes=96, rare_share=0.5, siblings=4, notes=(700, 100, 200), most=0.25, zipf=0.75, rare_notes=(1, 4),
+    seed=3, codes=96, rare_share=0.5, siblings=4, rarest=1, notes=(700, 100, 200), most=0.25, zipf=0.75, rare_notes=(1, 4),
     comorbid=3, likely=0.9, strength=1.0, clear=0.15, silent=0.1, abbreviated=0.15, negated=1.5, noise=3,
 )  # fmt: skip
 GIVEN = Protocol("given", "", 10, 50, (0.7, 0.1, 0.2), 0)
@@ -45,6 +45,7 @@ def test_frequencies_are_those_of_the_plan():
     assert count[first] >= 0.25 * 700 and count[last] < 60
     _, test = made("test")
     assert {code: sum(code in n.codes for n in test) for code in planned.rare} == dict.fromkeys(planned.rare, 4)
+    assert set(made(rarest=4)[0].frequency.values()) == set(range(4, 11))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -164,6 +165,7 @@ def test_the_source_loads_with_its_own_splits(tmp_path):
         ({"strength": 1.5}, "synthetic.strength = 1.5: allowed is 0 to 1"),
         ({"clear": 0.8, "silent": 0.3}, "synthetic.clear + silent = 1.1"),
         ({"siblings": 1}, "synthetic.siblings = 1: allowed is 2 or more"),
+        ({"rarest": 11}, "synthetic.rarest = 11: allowed is 1 to 10"),
         ({"codes": 8}, "synthetic.codes = 8: too few"),
         ({"comorbid": 40}, "synthetic.comorbid = 40: allowed"),
         ({"notes": (700, 100, 20)}, "20 notes are too few for 48 rare codes"),
