@@ -14,7 +14,7 @@ from camopd_jax.coding import coder, inputs, rules
 from camopd_jax.models import encoder_files
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-import test_encoder  # noqa: E402
+import test_encoder
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 Run by hand, in the environment of make.py: python tests/golden/make_encoders.py
 
-Writes one directory per model beside this file (config.json, model.safetensors with its pooler, which nothing reads) and
-encoders.npz: two sequences of unlike length, and of each model the hidden states [tokens, width] of each, which the
+Writes one directory per model beside this file (config.json, model.safetensors with its pooler, which nothing reads)
+and encoders.npz: two sequences of unlike length, and of each model the hidden states [tokens, width] of each, which the
 model has read in one padded batch.
 """
 
