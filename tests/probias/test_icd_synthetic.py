@@ -13,7 +13,8 @@ from camopd_jax.probias.synthetic import Shape
 
 SHAPE = Shape(
     seed=3, codes=96, rare_share=0.5, siblings=4, rarest=1, notes=(700, 100, 200), most=0.25, zipf=0.75,
-    rare_notes=(1, 4), comorbid=3, likely=0.9, strength=1.0, clear=0.15, silent=0.1, abbreviated=0.15, negated=1.5, noise=3,
+    rare_notes=(1, 4), comorbid=3, likely=0.9, strength=1.0, clear=0.15, silent=0.1, abbreviated=0.15, negated=1.5,
+    noise=3,
 )  # fmt: skip
 GIVEN = Protocol("given", "", 10, 50, (0.7, 0.1, 0.2), 0)
 
