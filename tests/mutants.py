@@ -183,7 +183,7 @@ MUTANTS = [
     Mutant("icd loss: notes that fill up weigh", "probias/model.py",
            "jnp.sum(notes.weight_N * jnp.mean(", "jnp.sum(0.5 * jnp.mean(", ICD_MODEL + "the_loss_by_hand"),
     Mutant("icd batch: a micro-batch is a mean of its own", "probias/system.py",
-           "truth_NC[part].toarray(), 1 / batch_size, micro", "truth_NC[part].toarray(), 1 / micro, micro",
+           "1 / batch_size, micro,", "1 / micro, micro,",
            ICD_MODEL + "micro_batches_sum_to_the_gradient_of_the_batch"),
     Mutant("icd batch: dropout draws once", "probias/system.py",
            "jax.random.key(notes.draw_N[0])", "jax.random.key(0)",

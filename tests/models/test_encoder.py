@@ -1,4 +1,4 @@
-"""Text encoders of files: hidden states against transformers' PyTorch classes (golden/make_encoders.py); faults."""
+"""Text encoders of files: hidden states against transformers' own (made by tests/golden/make_encoders.py); faults."""
 
 import json
 import re

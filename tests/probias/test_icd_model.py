@@ -116,7 +116,7 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch():
     whole = gradient(collect[4].updates)
     for micro in (2, 1):
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), gradient(collect[micro].updates), whole
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), gradient(collect[micro].updates), whole
         )
     assert [sorted(x for part in e.samples for x in part) for e in collect.values()] == [list("abcd")] * 3
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(whole)) > 1e-4
