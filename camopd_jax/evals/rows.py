@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from camopd_jax import shown
+from camopd_jax import shown, sources
 
 FORMS = "path:FILE.jsonl, path:FILE.json, path:FILE.parquet, hf:NAME[@REVISION][:CONFIG]:SPLIT, hf:NAME:FILE.json"
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -49,7 +49,7 @@ def _file(path: Path, source: str, flag: str) -> list[tuple[str, object]]:
             return [(f"{path} row {n}", row) for n, row in enumerate(rows, 1)]
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # of pyarrow too
-        raise ValueError(f"--{flag}={source}: it cannot be read ({_reason(error)})") from None
+        raise ValueError(f"--{flag}={source}: it cannot be read ({sources.reason(error)})") from None
     if path.suffix == ".json":
         rows = _parsed(text, str(path), "an array of objects")
         if not isinstance(rows, list):
@@ -73,8 +73,8 @@ def _hub(source: str, rest: str, flag: str) -> list[tuple[str, object]]:
             return [(f"{source} row {n}", row) for n, row in enumerate(rows, 1)]
     except Exception as error:  # of many libraries, whose errors share no base
         raise ValueError(
-            f"--{flag}={source}: {shown.line(_reason(error))}; check the name, the split and the network, or give a "
-            "file: path:FILE"
+            f"--{flag}={source}: {shown.line(sources.reason(error))}; check the name, the split and the network, or "
+            "give a file: path:FILE"
         ) from None
     return _file(path, source, flag)
 
@@ -83,9 +83,4 @@ def _parsed(text: str, where: str, allowed: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({_reason(error)}); allowed is {allowed}") from None
-
-
-def _reason(error: BaseException) -> str:
-    """An error of a library in one line."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{where}: not JSON ({sources.reason(error)}); allowed is {allowed}") from None
