@@ -1,7 +1,8 @@
 """Break the maths once in each place and see the named test fail: python tests/mutants.py [WORD ...]
 
-Each mutant is tried in a copy of package and tests. Exit code 1 if a mutant survives, if its source text is not
-found exactly once, or if one of the tests fails on the unbroken code. Words choose mutants by their description.
+Each mutant is tried in a copy of package and tests. Exit code 1 if a mutant survives or its source text is not found
+exactly once. Words choose mutants by their description; then it is also 1 if one of their tests fails on the unbroken
+code. Without words these are nearly all tests there are: run pytest first.
 """
 
 import importlib
@@ -962,16 +963,17 @@ MUTANTS = [
     Mutant("preflight: sampler against scores not judged", "agreement.py",
            "found[\"mean\"] <= mean and ", "", SELFTEST + "each_figure_can_fail"),
     Mutant("preflight: the temperature that fits not judged", "agreement.py",
-           " <= most and fits,", " <= most,", SELFTEST + "a_fault_is_seen"),
+           " <= most and fits,", " <= most,", SELFTEST + "a_fault_is_seen[training_at_1]"),
     Mutant("preflight: whether the gradient follows the credit not judged", "judged.py",
-           "found[\"follows\"] <= bounds.still,", "True,", SELFTEST + "a_fault_is_seen"),
+           "found[\"follows\"] <= bounds.still,", "True,", SELFTEST + "a_fault_is_seen[sign_alone]"),
     Mutant("preflight: a loss that ignores the teacher has no updates to be seen in", "selftest.py",
            "found[\"still\"] = size(gradient(state.params, updates, 1.0, steps.zeros()))",
-           "found[\"still\"] = 0.0", SELFTEST + "a_fault_is_seen"),
+           "found[\"still\"] = 0.0", SELFTEST + "a_fault_is_seen[no_teacher_in_the_loss]"),
     Mutant("preflight: all teachers of the self-tests are one", "selftest.py",
-           "self.scale ** (1 + self._branches[name].number)", "self.scale", SELFTEST + "a_fault_is_seen"),
+           "self.scale ** (1 + self._branches[name].number)", "self.scale",
+           SELFTEST + "a_fault_is_seen[general_asked_always]"),
     Mutant("preflight: ends of the sampler not judged", "judged.py",
-           "stopped[\"right\"] == stopped[\"responses\"],", "True,", SELFTEST + "a_fault_is_seen"),
+           "stopped[\"right\"] == stopped[\"responses\"],", "True,", SELFTEST + "a_fault_is_seen[no_ends_in_the_mask]"),
     Mutant("preflight: the run trains at another temperature than it is tested", "student.py",
            "optimizer, config.rollout.temperature, function)", "optimizer, 1.0, function)",
            SELFTEST + "every_kind_of_run_passes_and_leaves_nothing_on_the_devices"
@@ -1416,9 +1418,8 @@ def start(place: Path, tests: Sequence[str]) -> int:
         os._exit(code)
 
 
-def tried(mutants: Sequence[Mutant], parent: Path) -> Iterator[tuple[Job, int]]:
-    """Each job as it ends, the unbroken code with the tests of all first, with pytest's exit code."""
-    waiting: list[Mutant | None] = [None, *mutants]
+def tried(waiting: list[Mutant | None], parent: Path) -> Iterator[tuple[Job, int]]:
+    """Each job as it ends, with pytest's exit code."""
     running: dict[int, Job] = {}
     while waiting or running:
         if waiting and len(running) < AT_A_TIME:
@@ -1427,7 +1428,7 @@ def tried(mutants: Sequence[Mutant], parent: Path) -> Iterator[tuple[Job, int]]:
                 file = place / "camopd_jax" / mutant.file
                 broken = file.read_text(encoding="utf-8").replace(mutant.source, mutant.replacement)
                 file.write_text(broken, encoding="utf-8")
-            tests = [mutant.test] if mutant else list(dict.fromkeys(m.test for m in mutants))
+            tests = [mutant.test] if mutant else list(dict.fromkeys(m.test for m in waiting))
             running[start(place, tests)] = Job(mutant, place, time.monotonic())
         else:
             child, status = os.wait()
@@ -1440,22 +1441,24 @@ def main(words: Sequence[str]) -> int:
     for m in lost:
         print(f"{m.file}: not there exactly once: {m.source!r} ({m.what})")
     mutants = [m for m in mutants if m not in lost]
+    jobs: list[Mutant | None] = [None, *mutants] if words else list(mutants)
+    total = len(jobs)
     for name in HEAVY:
         importlib.import_module(name)
-    bad, clock = len(lost), time.monotonic()
+    problems, clock = [f"not there exactly once: {m.what}" for m in lost], time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        for done, (job, code) in enumerate(tried(mutants, Path(scratch)), start=1):
+        for done, (job, code) in enumerate(tried(jobs, Path(scratch)), start=1):
             passed, failed = ("SURVIVED", "caught") if job.mutant else ("pass", "FAIL")
             verdict = {0: passed, 1: failed}.get(code, f"NOT RUN ({code})")
             what, test = (job.mutant.what, job.mutant.test) if job.mutant else ("the unbroken code", "")
             how, seconds = test.rpartition("::test_")[2], time.monotonic() - job.clock
-            print(f"{done:3d}/{len(mutants) + 1} {verdict:9s} {seconds:5.1f} s  {what:50s} {how}", flush=True)
+            print(f"{done:3d}/{total} {verdict:9s} {seconds:5.1f} s  {what:50s} {how}", flush=True)
             if verdict not in ("caught", "pass"):
-                bad += 1
+                problems.append(f"{verdict}: {what} ({how})")
                 print((job.place / OUTPUT).read_text(encoding="utf-8", errors="replace"), flush=True)
             shutil.rmtree(job.place)
-    print(f"{len(mutants)} mutants, {bad} problems, {time.monotonic() - clock:.0f} s")
-    return 1 if bad else 0
+    print(*problems, f"{len(mutants)} mutants, {len(problems)} problems, {time.monotonic() - clock:.0f} s", sep="\n")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

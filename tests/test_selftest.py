@@ -195,17 +195,17 @@ def general_asked_always(patched):
     patched.setattr(selftest._ScaledTeachers, "score", lambda self, name, rollout: score(self, "general", rollout))
 
 
-@pytest.mark.parametrize(
-    "fault, says, changes",
-    [
-        (no_teacher_in_the_loss, "moves a student that agrees", {}),
-        (sign_alone, "does not learn what the teacher says", {}),
-        (general_asked_always, "learns from the teacher of another", HALF),
-        (scoring_at_1, "importance weights would be wrong", {"rollout__temperature": 0.9} | HALF),
-        (training_at_1, "training gives .* importance weights", {"rollout__temperature": 0.5} | HALF),
-        (no_ends_in_the_mask, "responses have no end", {}),
-    ],
+FAULTS = (
+    (no_teacher_in_the_loss, "moves a student that agrees", {}),
+    (sign_alone, "does not learn what the teacher says", {}),
+    (general_asked_always, "learns from the teacher of another", HALF),
+    (scoring_at_1, "importance weights would be wrong", {"rollout__temperature": 0.9} | HALF),
+    (training_at_1, "training gives .* importance weights", {"rollout__temperature": 0.5} | HALF),
+    (no_ends_in_the_mask, "responses have no end", {}),
 )
+
+
+@pytest.mark.parametrize("fault, says, changes", FAULTS, ids=[fault.__name__ for fault, *_ in FAULTS])
 def test_a_fault_is_seen(fault, says, changes, monkeypatch):
     here = read(**changes)
     fault(monkeypatch)

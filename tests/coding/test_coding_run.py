@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from coding_runs import rows
 from safetensors.numpy import load_file
+from scipy import special
 
 from camopd_jax.coding import coder, inputs, outcome, rules, run
+from camopd_jax.probias import calibration
+from camopd_jax.probias.scores import Split
 
 LEFT = (
     "config.json", "metrics.jsonl", "eval.jsonl", "evaluation.json", "manifest.json", "summary.md",
@@ -163,17 +166,20 @@ def test_splits_without_a_code_in_common_are_refused(tmp_path, split):
 
 
 def test_codes_of_test_set_neither_threshold_nor_temperature(read_of):
+    def guessed(truth_NC, seed):
+        noise_NC = np.random.default_rng(seed).normal(size=truth_NC.shape)  # a temperature inside calibration.RANGE
+        return Split(special.expit(2 * truth_NC.toarray() - 1 + noise_NC).astype(np.float32), truth_NC)
+
     def judged(**shifts):
         read = read_of(**shifts)
-        ours = coder.Coder(read)
-        params = ours.fresh(0)
-        return outcome.judge(read, {name: ours.split(params, read.parts[name], run.scratch()) for name in run_on})
+        return outcome.judge(read, {k: guessed(read.parts[k].truth_NC, i) for i, k in enumerate(("dev", "test"))})
 
-    run_on = ("dev", "test")
     before, of_test, of_dev = judged(), judged(test=2), judged(dev=2)
+    assert calibration.RANGE[0] < before.temperature < calibration.RANGE[1]
     assert of_test.temperature == before.temperature
     np.testing.assert_array_equal(of_test.threshold_C, before.threshold_C)
     assert of_test.scores.figures != before.scores.figures
+    assert of_dev.temperature != before.temperature
     assert (of_dev.threshold_C != before.threshold_C).any()
 
 
