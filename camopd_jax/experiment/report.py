@@ -68,10 +68,15 @@ def page(
     """The whole text of results.md."""
     base, cells = results.grid.base, results.grid.cells
     first, numbers = cells[0].name, ", ".join(map(str, results.grid.seeds))
+    one = len(cells) == 1
+    count = "1 cell" if one else f"{len(cells)} cells"
+    if all(o.verdict == "not run" for o in orderings):
+        orderings = []
     several = any(len(runs) > 1 for runs in results.runs.values())
     over_seeds = "[95 % t-interval over seeds]" if several else "- here of one seed, without an interval"
+    others = tables.differences(against) if against else "No other cell is finished on a seed of it."
     parts = [
-        f"# Results: {base['name']}, preset {base['preset']}: {len(cells)} cells, seeds {numbers}",
+        f"# Results: {base['name']}, preset {base['preset']}: {count}, seeds {numbers}",
         "\n".join(_what_was_run(results, docs)),
         "## What the numbers say",
         "Made from the tables below by the rule that stands there.",
@@ -89,10 +94,9 @@ def page(
         "the teacher and evaluates the teachers, the others take both from the cache.",
         tables.cost(results),
         *_pictures(drawn, folder),
-        f"## Differences from {first}",
-        HOW_TESTED,
-        tables.differences(against) if against else "No other cell is finished on a seed of it.",
+        *([] if one else [f"## Differences from {first}", HOW_TESTED, others]),
         f"## {first} and what costs no training",
+        *([HOW_TESTED] if one else []),
         tables.differences(free) if free else f"{first} is not finished.",
     ]
     if orderings:
