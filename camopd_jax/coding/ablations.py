@@ -121,25 +121,25 @@ def write(out: Path, docs: Path | None) -> None:
       ValueError: as `read`.
     """
     results = read(out)
-    text = page(results)
-    metrics.put(out / "results.md", text)
+    metrics.put(out / "results.md", page(results, out, "figures"))
     metrics.write_json(out / "results.json", {"value": results.value}, indent=2)
     draw(results, out / "figures" / "cells.png")
     print(f"{out / 'results.md'}, {out / 'results.json'} and {out / 'figures'} are written")
     if docs is not None:
-        metrics.put(docs, text)
         home = docs.with_suffix("")
+        metrics.put(docs, page(results, out, home.name))
         draw(results, home / "cells.png")
         print(f"{docs} and {home} are written")
 
 
-def page(results: Results) -> str:
-    """The whole text of results.md."""
-    base, commands = results.grid.base, grid.commands(results.grid, Path("runs/icd-grid"))
+def page(results: Results, out: Path, folder: str) -> str:
+    """The whole text of results.md; `folder` has the figure."""
+    base, commands, total = results.grid.base, grid.commands(results.grid, out), len(results.grid.runs())
     lines = [
         f"# ICD coding: {len(results.value)} cells, preset {base['preset']}, {base['data']['source']}", "",
         "Mean over seeds on test [95 % t-interval]; a seed draws its own notes where these are made. Rare: at most 10",
         "training notes. Made by", "", *(f"    {command}" for command in commands), "",
+        f"{sum(map(len, results.value.values()))} of {total} runs are finished.", "",
         "| cell (seeds) | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|",
     ]  # fmt: skip
     for name, seeds in results.value.items():
@@ -155,7 +155,8 @@ def page(results: Results) -> str:
             found = [_signed(difference(results, reference, name, figure)) for figure in FIGURES]
             lines.append(f"| {reference} - {name} | {' | '.join(found)} |")
         lines += ["", *(_words(results, reference, name) for reference, name in compared)]
-    return "\n".join([*lines, ""])
+    what = "Rare micro-F1, macro-F1 (c) and micro-F1 of each cell, with intervals over seeds"
+    return "\n".join([*lines, "", f"![{what}]({folder}/cells.png)", ""])
 
 
 def _words(results: Results, reference: str, name: str) -> str:

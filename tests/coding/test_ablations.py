@@ -53,7 +53,8 @@ def test_shuffled_edges_are_compared_with_none_too(out):
     grid.write(made, out)
     shutil.copytree(out / "no_graph", out / "shuffled")
     assert ablations.pairs(ablations.read(out))[-1] == ("shuffled", "no_graph")
-    assert "- shuffled is not told apart from no_graph in rare micro-F1" in ablations.page(ablations.read(out))
+    text = ablations.page(ablations.read(out), out, "figures")
+    assert "- shuffled is not told apart from no_graph in rare micro-F1" in text
 
 
 def test_differences_are_paired_by_seed(out):
@@ -67,14 +68,15 @@ def test_differences_are_paired_by_seed(out):
 def test_only_seeds_that_both_have_are_paired(out):
     (out / "no_graph" / "seed1" / grid.FINISHED).unlink()
     assert ablations.difference(ablations.read(out), "probias", "no_graph", "rare micro-F1") is None
-    assert "one seed tells no interval" in ablations.page(ablations.read(out))
+    assert "one seed tells no interval" in ablations.page(ablations.read(out), out, "figures")
 
 
 def test_the_page_has_every_cell_and_its_command(out):
     ablations.write(out, None)
     text = (out / "results.md").read_text()
     assert "| probias (2) | 0.600 [" in text and "| probias - no_graph | +0.250 [" in text
-    assert "--methods=probias,no_graph,probias_strength0,no_graph_strength0 --seeds=0,1" in text
+    assert f"--out={out} --methods=probias,no_graph,probias_strength0,no_graph_strength0 --seeds=0,1" in text
+    assert "8 of 8 runs are finished" in text and "(figures/cells.png)" in text
     assert (out / "figures" / "cells.png").stat().st_size > 10_000
 
 
