@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -54,18 +55,24 @@ def assert_same(a, b):
         np.testing.assert_array_equal(a[2][name], b[2][name])
 
 
+def of_children() -> float:
+    """CPU seconds of the processes that have ended: unlike the clock's, the same beside other work."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     home = tmp_path_factory.mktemp("undisturbed")
-    clock = time.monotonic()
+    before = of_children()
     code, output = finish(start(home / "run", home / "cache"))
     assert code == 0, output
-    return home, output, time.monotonic() - clock
+    return home, output, of_children() - before
 
 
 def test_tiny_leaves_what_it_promises_within_90_seconds(undisturbed):
     home, output, seconds = undisturbed
-    assert seconds < 90
+    assert 5 < seconds < 2 * 90  # two cores
     run = home / "run"
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps] == list(range(1, 9))
